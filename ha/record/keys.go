@@ -32,6 +32,9 @@ func ValidName(what, name string) error {
 	limit := 63
 	if what == "node" {
 		limit = 48
+		if len(SlotName(name)) > 63 {
+			return fmt.Errorf("node name %q: too long with its - and _, which count twice in the name of a replication slot", name)
+		}
 	}
 	if name == "" || len(name) > limit || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" ||
 		strings.ContainsAny(name[:1], "-_") {
@@ -65,9 +68,9 @@ func (k Keys) Vote(id uint64, host string) string {
 	return k.prefix + "election/" + strconv.FormatUint(id, 10) + "/" + host
 }
 
-// SlotName is the name of the physical slot kept for a node: slots allow a-z,
-// 0-9 and _ only. A '-' becomes "__", so that different nodes never share one
-// ("__" in a node's name becomes "___").
+// SlotName is the name of the physical slot kept for a node. Slot names allow
+// a-z, 0-9 and _ only, hence "_" becomes "__" and "-" becomes "_m": different
+// nodes never share a slot. ValidName keeps it within PostgreSQL's 63 bytes.
 func SlotName(node string) string {
-	return "pghad_" + strings.NewReplacer("__", "___", "-", "__").Replace(node)
+	return "pghad_" + strings.NewReplacer("_", "__", "-", "_m").Replace(node)
 }
