@@ -75,11 +75,12 @@ type Store interface {
 	// Watch delivers the present state under prefix first, then newer states.
 	// States may be skipped, but never go back for a key. Delivery is latest
 	// wins: a slow reader holds nobody up. The channel is closed when ctx ends
-	// or the store is closed, and for no other reason.
+	// or the store is closed, and for no other reason. A malformed prefix is
+	// told by an Update with ErrInvalid, and nothing follows.
 	Watch(ctx context.Context, prefix string) <-chan Update
 
 	// Commit carries out txn and returns the revision given to every key that
-	// it wrote. Errors: ErrConflict (a guard did not hold), ErrSessionLost (an
+	// it wrote, or zero when it wrote none. Errors: ErrConflict (a guard did not hold), ErrSessionLost (an
 	// operation names a session that is gone), ErrUnavailable, ErrInvalid,
 	// ErrClosed: surely nothing written. ErrAmbiguous: unknown.
 	Commit(ctx context.Context, txn Txn) (Revision, error)
