@@ -125,7 +125,9 @@ type Rebuilder interface {
 type SyncSetter interface {
 	// SetSync writes synchronous_standby_names and reloads. It returns when a
 	// new session shows the value; whether the walsenders have adopted it,
-	// SyncView shows. It works on a standby too (dormant until promotion).
+	// SyncView shows. It works on a standby too (dormant until promotion). On
+	// a server that is not running it only writes: the value is in force from
+	// the next start on.
 	SetSync(ctx context.Context, setting pg.SyncSetting) error
 
 	// SyncView opens a new session and reads the setting, the flush LSN and the
@@ -142,9 +144,11 @@ type SyncSetter interface {
 
 // SlotKeeper keeps physical replication slots.
 type SlotKeeper interface {
-	// EnsureSlots creates the slots that are missing, reserving WAL at once. It
-	// never removes one. It works on a standby too.
-	EnsureSlots(ctx context.Context, names []string) error
+	// EnsureSlots creates the slots that are missing, reserving WAL at once,
+	// and advances those that nobody uses to pg.Slot.Advance (never past what
+	// this server has replayed), so that a standby's slots do not hold WAL for
+	// ever. It never removes one. It works on a standby too.
+	EnsureSlots(ctx context.Context, slots []pg.Slot) error
 }
 
 // Gatekeeper opens the read gate. A server started or promoted as a primary

@@ -158,6 +158,13 @@ type Remote struct {
 	CheckpointTimeline Timeline
 }
 
+// Slot is a physical replication slot that a server is to have. Advance is how
+// far it may let go of WAL while nobody uses it; zero keeps it where it is.
+type Slot struct {
+	Name    string
+	Advance LSN
+}
+
 // Upstream is where a standby streams from, and as whom. The zero value is
 // "nowhere": the server is fenced.
 type Upstream struct {
