@@ -209,16 +209,19 @@ func readLines(file io.Reader) (past, error) {
 	var torn error
 	for number := 1; ; number++ {
 		data, err := reader.ReadBytes('\n')
-		if err == io.EOF {
-			p.torn = len(data) > 0
+		p.torn = err == io.EOF && len(data) > 0
+		if err == io.EOF && !p.torn {
 			return p, nil
 		}
-		if err != nil {
+		if err != nil && !p.torn {
 			return past{}, err
 		}
 		var content line
 		if err := json.Unmarshal(data, &content); err != nil {
 			torn = fmt.Errorf("line %d is not a line of a ledger: %w", number, err)
+			if p.torn {
+				return p, nil
+			}
 			continue
 		}
 		if torn != nil && content.Run == "" {
@@ -227,6 +230,9 @@ func readLines(file io.Reader) (past, error) {
 		torn = nil
 		if err := p.take(content, index); err != nil {
 			return past{}, fmt.Errorf("line %d: %w", number, err)
+		}
+		if p.torn {
+			return p, nil // whole but for its end
 		}
 	}
 }
