@@ -1,0 +1,232 @@
+package testbed
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// etcdPatience bounds how long one start or stop of an etcd may take.
+const etcdPatience = 30 * time.Second
+
+// EtcdConfig configures an EtcdServer.
+type EtcdConfig struct {
+	// Binary is the program; empty means the etcd found in PATH.
+	Binary string
+	// Dir is where data and log go. It must exist.
+	Dir string
+	// Args are more arguments, after those given by the test bed, which they
+	// may override.
+	Args []string
+}
+
+// EtcdServer is an etcd with one member. It elects itself in half a second and
+// grants sessions from one second on, which is quicker than etcd's own
+// defaults. Its ports and its data survive Stop, Kill and Restart. Its methods
+// may be called from several goroutines at once.
+type EtcdServer struct {
+	cfg    EtcdConfig
+	log    string
+	client int // port
+	peer   int // port
+
+	mu      sync.Mutex // guards process, and is held while starting and stopping
+	process *process
+}
+
+// NewEtcdServer prepares a server without starting it. It says when etcd is not
+// installed.
+func NewEtcdServer(cfg EtcdConfig) (*EtcdServer, error) {
+	if cfg.Binary == "" {
+		path, err := exec.LookPath("etcd")
+		if err != nil {
+			return nil, fmt.Errorf("etcd is not installed, on Debian it is in the package etcd-server: %w", err)
+		}
+		cfg.Binary = path
+	}
+	ports, err := freePorts(2)
+	if err != nil {
+		return nil, err
+	}
+	return &EtcdServer{cfg: cfg, log: filepath.Join(cfg.Dir, "etcd.log"), client: ports[0], peer: ports[1]}, nil
+}
+
+// Endpoints are the client URLs, the same over the whole life of the server.
+func (s *EtcdServer) Endpoints() []string { return []string{s.url(s.client)} }
+
+// Start starts the server and waits until it serves. It does nothing when the
+// server runs.
+func (s *EtcdServer) Start(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.process != nil {
+		return nil
+	}
+	log, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("open etcd's log: %w", err)
+	}
+	defer func() { _ = log.Close() }()             // the child has its own descriptor
+	cmd := exec.Command(s.cfg.Binary, s.args()...) //nolint:gosec // The program is the caller's choice.
+	cmd.Env = etcdEnv()
+	cmd.Stdout, cmd.Stderr = log, log
+	p, err := launch(cmd)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, etcdPatience)
+	defer cancel()
+	if err := s.awaitHealth(ctx, p); err != nil {
+		return errors.Join(err, p.kill())
+	}
+	s.process = p
+	return nil
+}
+
+// Stop ends the server in order. It does nothing when the server does not run.
+func (s *EtcdServer) Stop() error {
+	return s.end(func(p *process) error {
+		ctx, cancel := context.WithTimeout(context.Background(), etcdPatience)
+		defer cancel()
+		return p.stop(ctx)
+	})
+}
+
+// Kill ends the server as a crash does. It does nothing when the server does
+// not run.
+func (s *EtcdServer) Kill() error { return s.end((*process).kill) }
+
+// Restart stops the server and starts it with the same ports and data.
+func (s *EtcdServer) Restart(ctx context.Context) error {
+	if err := s.Stop(); err != nil {
+		return err
+	}
+	return s.Start(ctx)
+}
+
+// Pause freezes the server: connections stay open and nothing is answered.
+func (s *EtcdServer) Pause() error { return s.signal(syscall.SIGSTOP) }
+
+// Resume ends a Pause.
+func (s *EtcdServer) Resume() error { return s.signal(syscall.SIGCONT) }
+
+func (s *EtcdServer) signal(sig syscall.Signal) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.process == nil {
+		return errors.New("etcd does not run; start it first")
+	}
+	return s.process.signal(sig)
+}
+
+func (s *EtcdServer) end(how func(*process) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.process == nil {
+		return nil
+	}
+	// A frozen server would not see the request to end.
+	err := errors.Join(s.process.signal(syscall.SIGCONT), how(s.process))
+	s.process = nil
+	return err
+}
+
+func (s *EtcdServer) args() []string {
+	client, peer := s.url(s.client), s.url(s.peer)
+	return append([]string{
+		"--name=testbed",
+		"--data-dir=" + filepath.Join(s.cfg.Dir, "data"),
+		"--listen-client-urls=" + client,
+		"--advertise-client-urls=" + client,
+		"--listen-peer-urls=" + peer,
+		"--initial-advertise-peer-urls=" + peer,
+		"--initial-cluster=testbed=" + peer,
+		"--heartbeat-interval=50",
+		"--election-timeout=500",
+	}, s.cfg.Args...)
+}
+
+func (s *EtcdServer) url(port int) string { return fmt.Sprintf("http://127.0.0.1:%d", port) }
+
+// etcdEnv is this process's environment without what would configure etcd
+// behind the arguments' back. Old versions run on anything but amd64 only when
+// told so.
+func etcdEnv() []string {
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "ETCD_") })
+	return append(env, "ETCD_UNSUPPORTED_ARCH="+runtime.GOARCH)
+}
+
+// awaitHealth returns once the server says that it can serve, or why it will
+// not.
+func (s *EtcdServer) awaitHealth(ctx context.Context, p *process) error {
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for {
+		err := s.healthy(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-look.C:
+		case <-p.done:
+			return fmt.Errorf("etcd ended while it started: %w; its log ends:\n%s", p.err, tail(s.log))
+		case <-ctx.Done():
+			return fmt.Errorf("etcd did not become healthy: %w: %w; its log ends:\n%s", context.Cause(ctx), err, tail(s.log))
+		}
+	}
+}
+
+func (s *EtcdServer) healthy(ctx context.Context) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url(s.client)+"/health", http.NoBody)
+	if err != nil {
+		return fmt.Errorf("make a health request: %w", err)
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	response, err := (&http.Client{Transport: transport}).Do(request)
+	if err != nil {
+		return fmt.Errorf("ask etcd for its health: %w", err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	var answer struct {
+		Health string `json:"health"`
+	}
+	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
+		return fmt.Errorf("read etcd's health: %w", err)
+	}
+	if answer.Health != "true" {
+		return fmt.Errorf("etcd says that its health is %q", answer.Health)
+	}
+	return nil
+}
+
+// StartEtcd starts an etcd for a test and stops it at cleanup. The test is
+// skipped, or fails with CI=true, when etcd is not installed.
+func StartEtcd(tb testing.TB, args ...string) *EtcdServer {
+	tb.Helper()
+	binary := Need(tb, "etcd", "apt-get install etcd-server")
+	s, err := NewEtcdServer(EtcdConfig{Binary: binary, Dir: tb.TempDir(), Args: args})
+	if err != nil {
+		tb.Fatalf("prepare etcd: %v", err)
+	}
+	if err := s.Start(tb.Context()); err != nil {
+		tb.Fatalf("start etcd: %v", err)
+	}
+	tb.Cleanup(func() {
+		if err := s.Kill(); err != nil {
+			tb.Errorf("stop etcd: %v", err)
+		}
+	})
+	return s
+}

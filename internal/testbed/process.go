@@ -1,0 +1,104 @@
+package testbed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+)
+
+// process is a child that is waited for.
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed once the child has been reaped
+	err  error         // how it ended; valid once done is closed
+}
+
+// launch starts cmd. One goroutine, locked to its thread, starts the child and
+// waits for it: a child that is to die with its parent dies with the thread
+// that started it, so that thread must not end earlier.
+func launch(cmd *exec.Cmd) (*process, error) {
+	dieWithParent(cmd)
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer close(p.done)
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			p.err = cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
+	}
+	return p, nil
+}
+
+// stop asks the child to end, insists when ctx ends first, and waits for it.
+func (p *process) stop(ctx context.Context) error {
+	if err := p.signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		return errors.Join(fmt.Errorf("%s did not end when asked: %w", p.cmd.Path, context.Cause(ctx)), p.kill())
+	}
+}
+
+// kill ends the child without giving it a say and waits for it.
+func (p *process) kill() error {
+	err := p.signal(syscall.SIGKILL)
+	if err == nil {
+		<-p.done
+	}
+	return err
+}
+
+// signal sends sig; a child that has ended is no error.
+func (p *process) signal(sig syscall.Signal) error {
+	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("send %s to %s, pid %d: %w", sig, p.cmd.Path, p.cmd.Process.Pid, err)
+	}
+	return nil
+}
+
+// freePorts finds n loopback ports that nobody listens on at the moment.
+func freePorts(n int) ([]int, error) {
+	ports := make([]int, 0, n)
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		defer func() { _ = l.Close() }() // all are held until all are found
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports, nil
+}
+
+// tail returns the last bytes of a log file, for an error message.
+func tail(path string) string {
+	const most = 2000
+	f, err := os.Open(path) //nolint:gosec // The path is our own log file.
+	if err != nil {
+		return err.Error()
+	}
+	defer func() { _ = f.Close() }()
+	if info, err := f.Stat(); err == nil && info.Size() > most {
+		_, _ = f.Seek(-most, io.SeekEnd)
+	}
+	text, err := io.ReadAll(f)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}

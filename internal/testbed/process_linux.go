@@ -1,0 +1,16 @@
+package testbed
+
+import (
+	"os/exec"
+	"syscall"
+)
+
+// dieWithParent has the kernel kill the child when this process dies, however
+// it dies: a test binary that panics leaves no server behind.
+func dieWithParent(cmd *exec.Cmd) {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	cmd.SysProcAttr.Setpgid = true // an interrupt at the terminal is for the parent, which stops its servers in order
+}
