@@ -3,6 +3,7 @@ package repo
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -52,21 +53,33 @@ func public(p listed) bool {
 		!strings.HasPrefix(path, module+"/examples/")
 }
 
-// lineChanges returns the lines that only one of two texts has, at most 40 of
-// them, with the package that each belongs to. Two texts that differ only in
-// the order of their lines give one line that says so.
+// lineChanges returns what distinguishes two snapshots: packages that only one
+// has, and for the others the lines that only one has, each with its package,
+// at most 40 in all. Snapshots that differ only in the order of their lines give
+// one line that says so.
 func lineChanges(before, after string) []string {
 	if before == after {
 		return nil
 	}
 	const most = 40
-	was, is := attributed(before), attributed(after)
+	was, is := byPackage(before), byPackage(after)
 	var changes []string
-	for _, line := range without(was, is) {
-		changes = append(changes, "- "+line)
+	for _, path := range slices.Sorted(maps.Keys(was)) {
+		if _, kept := is[path]; !kept {
+			changes = append(changes, "- package "+path)
+		}
 	}
-	for _, line := range without(is, was) {
-		changes = append(changes, "+ "+line)
+	for _, path := range slices.Sorted(maps.Keys(is)) {
+		if _, known := was[path]; !known {
+			changes = append(changes, "+ package "+path)
+			continue
+		}
+		for _, line := range without(was[path], is[path]) {
+			changes = append(changes, "- "+path+": "+line)
+		}
+		for _, line := range without(is[path], was[path]) {
+			changes = append(changes, "+ "+path+": "+line)
+		}
 	}
 	if len(changes) == 0 {
 		return []string{"(the same lines in another order)"}
@@ -77,17 +90,17 @@ func lineChanges(before, after string) []string {
 	return changes
 }
 
-// attributed returns the lines that are not empty, each after its package.
-func attributed(text string) []string {
-	var lines []string
+// byPackage returns the lines of each package that are not empty.
+func byPackage(text string) map[string][]string {
+	lines := make(map[string][]string)
 	var in string
 	for line := range strings.Lines(text) {
 		line = strings.TrimRight(line, "\n")
 		if path, ok := strings.CutPrefix(line, "==== "); ok {
 			in = path
-		}
-		if strings.TrimSpace(line) != "" {
-			lines = append(lines, in+": "+line)
+			lines[in] = nil
+		} else if strings.TrimSpace(line) != "" {
+			lines[in] = append(lines[in], line)
 		}
 	}
 	return lines
@@ -124,7 +137,8 @@ func TestLineChanges(t *testing.T) {
 	}{
 		{"equal", "==== p\na\n", "==== p\na\n", nil},
 		{"changed", "==== p\na\nb\n", "==== p\na\nc\n", []string{"- p: b", "+ p: c"}},
-		{"new package", "==== p\na\n", "==== p\na\n==== q\na\n", []string{"+ q: ==== q", "+ q: a"}},
+		{"new package", "==== p\na\n", "==== p\na\n==== q\na\n", []string{"+ package q"}},
+		{"removed package", "==== p\na\n==== q\na\n", "==== p\na\n", []string{"- package q"}},
 		{"one of two the same", "==== p\na\nb\na\n", "==== p\na\nb\n", []string{"- p: a"}},
 		{"order", "==== p\na\nb\n", "==== p\nb\na\n", []string{"(the same lines in another order)"}},
 	}
