@@ -1,0 +1,219 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pghad/pghad/ha/record"
+)
+
+// maxSocketPath is the longest path of a Unix socket on Linux, in bytes.
+const maxSocketPath = 107
+
+// derive fills the defaults that depend on other keys.
+func (l *loader) derive() {
+	pg := &l.config.Postgres
+	if pg.DataDir == "" {
+		return
+	}
+	pg.DataDir = filepath.Clean(pg.DataDir)
+	for _, d := range []struct {
+		field *string
+		value string
+	}{
+		{&pg.StateDir, pg.DataDir + ".pghad"},
+		{&pg.SocketDir, filepath.Join(orElse(pg.StateDir, pg.DataDir+".pghad"), "socket")},
+		{&pg.Log, filepath.Join(orElse(pg.StateDir, pg.DataDir+".pghad"), "postgres.log")},
+	} {
+		*d.field = filepath.Clean(orElse(*d.field, d.value))
+	}
+}
+
+func orElse(text, otherwise string) string {
+	if text == "" {
+		return otherwise
+	}
+	return text
+}
+
+// check looks at values that have the right type.
+func (l *loader) check() {
+	l.checkNames()
+	l.checkDCS()
+	l.checkChoices()
+	l.checkTiming()
+	l.checkPaths()
+	if !l.opts.Client {
+		l.checkDirectories()
+		l.checkPostgres()
+	}
+}
+
+func (l *loader) checkNames() {
+	c := l.config
+	for _, name := range []struct{ key, value string }{{"namespace", c.Namespace}, {"cluster", c.Cluster}, {"node", c.Node}} {
+		if name.value == "" && l.opts.Client {
+			continue
+		}
+		if err := record.ValidName(name.key, name.value); err != nil {
+			l.at(name.key, strings.TrimPrefix(err.Error(), name.key+" name "))
+		}
+	}
+}
+
+func (l *loader) checkDCS() {
+	c := l.config.DCS
+	switch c.Type {
+	case "etcd":
+	case "zookeeper":
+		l.at("dcs.type", "zookeeper is not in this version; write etcd")
+	case "memory":
+		l.at("dcs.type", "memory exists only for tests: nothing would be shared between nodes; write etcd")
+	default:
+		l.at("dcs.type", fmt.Sprintf("%q is unknown; write etcd", c.Type))
+	}
+	if len(c.Endpoints) == 0 {
+		l.at("dcs.endpoints", "names no server; write a list, like [http://10.0.0.1:2379]")
+	}
+	for _, endpoint := range c.Endpoints {
+		if sentence := l.endpoint(endpoint); sentence != "" {
+			l.at("dcs.endpoints", sentence)
+		}
+	}
+	switch {
+	case !c.Password.IsZero() && c.Username == "":
+		l.at("dcs.password", "has no user; set dcs.username")
+	case c.Password.IsZero() && c.Username != "":
+		l.at("dcs.username", "has no password; set dcs.password_file")
+	}
+	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
+		l.at("dcs.tls", "cert_file and key_file belong together; give both or none")
+	}
+}
+
+// endpoint says what is wrong with an address of the store. It never repeats a
+// password.
+func (l *loader) endpoint(text string) string {
+	u, err := url.Parse(text)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
+		return fmt.Sprintf("%q is not an address; write it like http://10.0.0.1:2379", redactUser(text))
+	}
+	port, err := strconv.Atoi(u.Port())
+	switch {
+	case u.User != nil:
+		return "an address holds a user or password; write them as dcs.username and dcs.password_file"
+	case err != nil || port < 1 || port > 65535:
+		return fmt.Sprintf("%q has no port; write it like http://10.0.0.1:2379", text)
+	case (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.Fragment != "":
+		return fmt.Sprintf("%q has something after the port; remove it", text)
+	case u.Scheme == "http" && !l.config.DCS.TLS.IsZero():
+		return fmt.Sprintf("%q is not encrypted, but dcs.tls is set; write https, or remove dcs.tls", text)
+	}
+	return ""
+}
+
+func redactUser(text string) string {
+	if i := strings.LastIndexByte(text, '@'); i >= 0 {
+		return redacted + text[i:]
+	}
+	return text
+}
+
+func (l *loader) checkChoices() {
+	for _, key := range l.keys {
+		if text, ok := key.field(l.config).(*string); ok && len(key.OneOf) > 0 && !slices.Contains(key.OneOf, *text) {
+			l.at(key.Name, fmt.Sprintf("%q is unknown; write one of %s", *text, strings.Join(key.OneOf, ", ")))
+		}
+	}
+	switch mode := l.config.Mode; mode {
+	case "quorum":
+	case "sync", "async":
+		l.at("mode", mode+" is not in this version; write quorum")
+	default:
+		l.at("mode", fmt.Sprintf("%q is unknown; write quorum", mode))
+	}
+	if p := l.config.Tags.FailoverPriority; p < 0 {
+		l.at("tags.failover_priority", fmt.Sprintf("%d is below zero; write 0 for never, or a number above it", p))
+	}
+}
+
+func (l *loader) checkPaths() {
+	pg, tls := l.config.Postgres, l.config.DCS.TLS
+	for _, p := range []struct{ key, path string }{
+		{"dcs.password_file", l.config.DCS.PasswordFile},
+		{"dcs.tls.ca_file", tls.CAFile},
+		{"dcs.tls.cert_file", tls.CertFile},
+		{"dcs.tls.key_file", tls.KeyFile},
+		{"postgres.bin_dir", pg.BinDir},
+		{"postgres.data_dir", pg.DataDir},
+		{"postgres.state_dir", pg.StateDir},
+		{"postgres.socket_dir", pg.SocketDir},
+		{"postgres.log", pg.Log},
+		{"postgres.replication.password_file", pg.Replication.PasswordFile},
+	} {
+		if p.path != "" && l.isSet(p.key) && !filepath.IsAbs(p.path) {
+			l.at(p.key, fmt.Sprintf("%q depends on where pghad is started; write the path from the root, with / at the front", p.path))
+		}
+	}
+}
+
+func (l *loader) checkDirectories() {
+	pg := l.config.Postgres
+	if inside(pg.StateDir, pg.DataDir) {
+		l.at("postgres.state_dir", fmt.Sprintf("%s is inside data_dir, so a copy of the data would copy it too; write a directory beside it", pg.StateDir))
+	}
+	if inside(pg.DataDir, pg.StateDir) {
+		l.at("postgres.data_dir", fmt.Sprintf("%s is inside state_dir; write a directory beside it", pg.DataDir))
+	}
+	if n := len(pg.SocketDir) + len(fmt.Sprintf("/.s.PGSQL.%d", pg.Port)); n > maxSocketPath {
+		l.at("postgres.socket_dir", fmt.Sprintf("the path of the socket would have %d bytes, and %d are possible; set a shorter directory", n, maxSocketPath))
+	}
+}
+
+// inside reports whether path is dir or below it.
+func inside(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
+}
+
+func (l *loader) checkPostgres() {
+	pg := l.config.Postgres
+	if pg.Port < 1 || pg.Port > 65535 {
+		l.at("postgres.port", fmt.Sprintf("%d is not a port; write a number from 1 to 65535", pg.Port))
+	}
+	if sentence := listenSentence(pg.Listen); sentence != "" {
+		l.at("postgres.listen", sentence)
+	}
+	if pg.Replication.Password.IsZero() {
+		l.at("postgres.replication.password_file",
+			"is missing (nodes copy from each other with this password, the same on all of them); set it in the file or by PGHAD_POSTGRES_REPLICATION_PASSWORD")
+	}
+	if pg.Replication.User == pg.Superuser {
+		l.at("postgres.replication.user", fmt.Sprintf("%q is the superuser too; write another name", pg.Superuser))
+	}
+	for _, line := range pg.HBA {
+		if strings.ContainsAny(line, "\r\n\x00") {
+			l.at("postgres.hba", "an element has several lines; write one element for each line")
+		}
+	}
+}
+
+// listenSentence says what is wrong with the address that others reach the
+// server at: it must be one that can be told to them.
+func listenSentence(address string) string {
+	ip := net.ParseIP(address)
+	switch {
+	case address == "":
+		return ""
+	case address == "*" || (ip != nil && ip.IsUnspecified()):
+		return fmt.Sprintf("%q is no address that other nodes could reach; write this node's own", address)
+	case ip == nil && strings.ContainsAny(address, ":/, \t'\"\\"):
+		return fmt.Sprintf("%q is not one address; write one name or IP address, without a port", address)
+	}
+	return ""
+}

@@ -1,0 +1,99 @@
+package config
+
+// Config is a checked configuration. The comments in the table of Keys say
+// what each field means.
+type Config struct {
+	Namespace string
+	Cluster   string
+	Node      string
+	Bootstrap bool
+	DCS       DCS
+	Postgres  Postgres
+	Timing    Timing
+	Mode      string
+	Strict    bool
+	Tags      Tags
+	Log       Log
+
+	file    string            // "" if there is none
+	origins map[string]origin // of the keys that are not at their default
+}
+
+// DCS says where the configuration store is.
+type DCS struct {
+	Type         string
+	Endpoints    []string
+	Username     string
+	Password     Secret
+	PasswordFile string
+	TLS          TLS
+}
+
+// TLS says how to encrypt and authenticate.
+type TLS struct {
+	CAFile     string
+	CertFile   string
+	KeyFile    string
+	ServerName string
+}
+
+// IsZero reports whether nothing is configured.
+func (t TLS) IsZero() bool { return t == TLS{} }
+
+// Postgres describes the local server.
+type Postgres struct {
+	BinDir      string
+	DataDir     string
+	StateDir    string
+	SocketDir   string
+	Listen      string
+	Port        int
+	OSUser      string
+	Superuser   string
+	Database    string
+	Replication Replication
+	Parameters  map[string]string
+	HBA         []string
+	Log         string
+}
+
+// Replication is the role by which nodes copy from each other.
+type Replication struct {
+	User         string
+	Password     Secret
+	PasswordFile string
+}
+
+// Tags say what this node may become.
+type Tags struct {
+	NoFailover       bool
+	FailoverPriority int
+}
+
+// MayWin reports whether this node may win an election.
+func (t Tags) MayWin() bool { return !t.NoFailover && t.FailoverPriority > 0 }
+
+// Log says what is logged, and how.
+type Log struct {
+	Level  string
+	Format string
+}
+
+// File is the file that the configuration was read from, "" if there is none.
+func (c *Config) File() string { return c.file }
+
+// Where says for people where the value of a key comes from: "FILE:LINE:COLUMN:
+// KEY", "VARIABLE: KEY", or the key alone where it is the default.
+func (c *Config) Where(key string) string {
+	from, ok := c.origins[key]
+	if !ok {
+		return key
+	}
+	return from.String() + ": " + key
+}
+
+// Problem makes an error about the value of a key that was found only when it
+// was used: a port that is taken, a directory that cannot be written.
+func (c *Config) Problem(key, sentence string) error {
+	return &Error{Problems: []Problem{{Where: c.origins[key].String(), Key: key, Sentence: sentence}}}
+}

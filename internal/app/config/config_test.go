@@ -1,0 +1,299 @@
+package config_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pghad/pghad/internal/app/config"
+)
+
+// minimal is what a node cannot do without.
+const minimal = `cluster: orders
+node: a
+dcs:
+  endpoints: [http://127.0.0.1:2379]
+postgres:
+  data_dir: /data
+  replication:
+    password: hunter2
+`
+
+// write puts text into a file and returns its path.
+func write(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "pghad.yaml")
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	return path
+}
+
+func load(t *testing.T, text string, env ...string) *config.Config {
+	t.Helper()
+	cfg, err := config.Load(config.Options{File: write(t, text), Env: env})
+	require.NoError(t, err)
+	return cfg
+}
+
+func TestDefaults(t *testing.T) {
+	t.Parallel()
+	cfg := load(t, minimal)
+	require.Equal(t, "service", cfg.Namespace)
+	require.Equal(t, "orders", cfg.Cluster)
+	require.Equal(t, "a", cfg.Node)
+	require.False(t, cfg.Bootstrap, "a new cluster is never implied")
+	require.Equal(t, config.DCS{Type: "etcd", Endpoints: []string{"http://127.0.0.1:2379"}}, cfg.DCS)
+	require.Equal(t, config.Postgres{
+		DataDir: "/data", StateDir: "/data.pghad", SocketDir: "/data.pghad/socket", Log: "/data.pghad/postgres.log",
+		Port: 5432, Superuser: "postgres", Database: "postgres",
+		Replication: config.Replication{User: "replicator", Password: config.NewSecret("hunter2")},
+	}, cfg.Postgres)
+	require.Equal(t, config.Timing{
+		TTL: 10 * time.Second, Renew: 3 * time.Second, Margin: 2 * time.Second, Observe: time.Second,
+		Request: 2 * time.Second, RemovalDelay: 5 * time.Second, ElectionTimeout: 10 * time.Second,
+	}, cfg.Timing)
+	require.Equal(t, "quorum", cfg.Mode)
+	require.True(t, cfg.Strict)
+	require.True(t, cfg.Tags.MayWin())
+	require.Equal(t, config.Log{Level: "info", Format: "text"}, cfg.Log)
+}
+
+func TestFileAndEnvironment(t *testing.T) {
+	t.Parallel()
+	text := minimal + `  parameters: {max_connections: 50, work_mem: 4MB, jit: off, random_page_cost: 1.10, search_path: '"$user", public'}
+  hba:
+    - host all all 10.0.0.0/8 scram-sha-256
+    - "host db1,db2 app samenet scram-sha-256"
+timing:
+  ttl: 1m30s
+log: {level: debug}
+`
+	cfg := load(t, text)
+	require.Equal(t, map[string]string{
+		"max_connections": "50", "work_mem": "4MB", "jit": "off", "random_page_cost": "1.10", "search_path": `"$user", public`,
+	}, cfg.Postgres.Parameters, "values stay as they were written")
+	require.Equal(t, []string{"host all all 10.0.0.0/8 scram-sha-256", "host db1,db2 app samenet scram-sha-256"}, cfg.Postgres.HBA)
+	require.Equal(t, 90*time.Second, cfg.Timing.TTL)
+
+	cfg = load(t, text,
+		"PGHAD_NODE=b",
+		"PGHAD_DCS_ENDPOINTS=http://x:1, http://y:2",
+		"PGHAD_POSTGRES_PARAMETERS={max_connections: 60}",
+		"PGHAD_POSTGRES_HBA=host a,b all samenet md5\nhost c all samenet md5\n",
+		"PGHAD_POSTGRES_REPLICATION_PASSWORD= #[x: ",
+		"PGHAD_TIMING_TTL=20s",
+		"PGHAD_BOOTSTRAP=true",
+		"PGHAD_LOG_LEVEL=",
+		"PGHAD_SERVICE_HOST=10.0.0.1", "PGHAD_PORT=tcp://10.0.0.1:5432",
+		"PATH=/bin",
+	)
+	require.Equal(t, "b", cfg.Node)
+	require.Equal(t, []string{"http://x:1", "http://y:2"}, cfg.DCS.Endpoints)
+	require.Equal(t, map[string]string{"max_connections": "60"}, cfg.Postgres.Parameters, "a map is replaced, not merged")
+	require.Equal(t, []string{"host a,b all samenet md5", "host c all samenet md5"}, cfg.Postgres.HBA)
+	require.Equal(t, " #[x: ", cfg.Postgres.Replication.Password.Reveal(), "a secret is taken as it is")
+	require.Equal(t, 20*time.Second, cfg.Timing.TTL)
+	require.True(t, cfg.Bootstrap)
+	require.Equal(t, "debug", cfg.Log.Level, "an empty variable is none")
+	require.Equal(t, "PGHAD_NODE: node", cfg.Where("node"))
+	require.Equal(t, cfg.File()+":1:10: cluster", cfg.Where("cluster"))
+	require.Equal(t, "strict", cfg.Where("strict"))
+}
+
+func TestEverythingByEnvironment(t *testing.T) {
+	t.Parallel()
+	cfg, err := config.Load(config.Options{Env: []string{
+		"PGHAD_CLUSTER=orders", "PGHAD_NODE=a", `PGHAD_DCS_ENDPOINTS=["http://x:1"]`,
+		"PGHAD_POSTGRES_DATA_DIR=/data", "PGHAD_POSTGRES_REPLICATION_PASSWORD=x",
+	}})
+	require.NoError(t, err)
+	require.Equal(t, []string{"http://x:1"}, cfg.DCS.Endpoints)
+}
+
+func TestClientNeedsLess(t *testing.T) {
+	t.Parallel()
+	file := write(t, "cluster: orders\ndcs: {endpoints: [\"http://x:1\"]}\npostgres: {replication: {password_file: /not/readable/here}}\n")
+	_, err := config.Load(config.Options{File: file, Client: true})
+	require.NoError(t, err)
+	_, err = config.Load(config.Options{Client: true})
+	require.EqualError(t, err, "cluster: is missing (name of the cluster, the same on all its nodes); set it in the file or by PGHAD_CLUSTER\n"+
+		"dcs.endpoints: is missing (addresses of the store's servers, http://host:port or https://host:port each); set it in the file or by PGHAD_DCS_ENDPOINTS")
+}
+
+func TestSecretFiles(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	good, empty, long := filepath.Join(dir, "good"), filepath.Join(dir, "empty"), filepath.Join(dir, "long")
+	require.NoError(t, os.WriteFile(good, []byte("from file\n"), 0o600))
+	require.NoError(t, os.WriteFile(empty, []byte("\n"), 0o600))
+	require.NoError(t, os.WriteFile(long, []byte("a\nb\n"), 0o600))
+	text := func(file string) string {
+		return strings.Replace(minimal, "password: hunter2", "password_file: "+file, 1)
+	}
+	require.Equal(t, "from file", load(t, text(good)).Postgres.Replication.Password.Reveal())
+	require.Equal(t, "from env", load(t, text(good), "PGHAD_POSTGRES_REPLICATION_PASSWORD=from env").Postgres.Replication.Password.Reveal())
+	require.Equal(t, "from file", load(t, minimal, "PGHAD_POSTGRES_REPLICATION_PASSWORD_FILE="+good).Postgres.Replication.Password.Reveal())
+
+	for file, want := range map[string]string{
+		empty:        empty + ": does not hold exactly one line; write the password into it and nothing else",
+		long:         long + ": does not hold exactly one line; write the password into it and nothing else",
+		dir + "/not": dir + "/not: no such file",
+	} {
+		path := write(t, text(file))
+		_, err := config.Load(config.Options{File: path})
+		require.ErrorContains(t, err, path+":8:20: postgres.replication.password_file: "+want)
+	}
+}
+
+func TestSecretsAreNeverPrinted(t *testing.T) {
+	t.Parallel()
+	cfg := load(t, minimal, "PGHAD_DCS_USERNAME=u", "PGHAD_DCS_PASSWORD=hunter2")
+	var out bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+		fmt.Fprintf(&out, verb, *cfg)
+		fmt.Fprintf(&out, verb, cfg)
+		fmt.Fprintf(&out, verb, cfg.DCS.Password)
+	}
+	require.NoError(t, json.NewEncoder(&out).Encode(cfg))
+	slog.New(slog.NewTextHandler(&out, nil)).Info("x", "config", cfg, "password", cfg.DCS.Password, "dcs", cfg.DCS)
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("x", "config", cfg, "password", cfg.DCS.Password, "dcs", cfg.DCS)
+	require.NotContains(t, out.String(), "hunter2")
+	require.NotContains(t, out.String(), "68756e74657232")
+	require.Contains(t, out.String(), "[redacted]")
+	require.Equal(t, "hunter2", cfg.DCS.Password.Reveal())
+	require.Empty(t, config.Secret{}.String())
+}
+
+// TestTableHoldsTheStruct: every exported leaf of Config is the field of
+// exactly one key, of the name that its path suggests.
+func TestTableHoldsTheStruct(t *testing.T) {
+	t.Parallel()
+	var leaves []string
+	var walk func(path string, typ reflect.Type)
+	walk = func(path string, typ reflect.Type) {
+		for f := range typ.Fields() {
+			switch {
+			case !f.IsExported():
+			case f.Type.Kind() == reflect.Struct && f.Type != reflect.TypeFor[config.Secret]():
+				walk(path+f.Name+".", f.Type)
+			default:
+				leaves = append(leaves, path+f.Name)
+			}
+		}
+	}
+	walk("", reflect.TypeFor[config.Config]())
+
+	var names, envs []string
+	for _, key := range config.Keys() {
+		names = append(names, strings.ReplaceAll(key.Name, "_", ""))
+		require.NotContains(t, envs, key.Env())
+		envs = append(envs, key.Env())
+		require.NotEmpty(t, key.Doc)
+		require.NotContains(t, key.Doc, ". ", "one sentence")
+		require.Regexp(t, `^[a-z_]+(\.[a-z_]+)*$`, key.Name)
+		if key.Required() || key.Secret() {
+			require.Empty(t, key.Default)
+		}
+	}
+	for i := range leaves {
+		leaves[i] = strings.ToLower(leaves[i])
+	}
+	require.ElementsMatch(t, leaves, names)
+}
+
+// TestEveryKeyIsStoredAlone sets each key by its variable and expects exactly
+// its own field to change.
+func TestEveryKeyIsStoredAlone(t *testing.T) {
+	t.Parallel()
+	values := map[string]string{
+		"true or false": "true", "number": "7", "duration": "4s", "list": "http://z:9", "map": "{a: b}", "secret": "s3cret", "text": "/z",
+	}
+	special := map[string]string{
+		"namespace": "zz", "cluster": "zz", "node": "zz", "strict": "false", "log.level": "warn", "log.format": "json", "postgres.listen": "zz",
+		"timing.ttl": "11s", "timing.renew": "2s", "timing.margin": "1s", "timing.observe": "2s", "timing.request": "1s",
+		"postgres.replication.password": "s3cret",
+	}
+	// Restricted values, and those on which other fields depend, have tests of their own.
+	skip := regexp.MustCompile(`^(dcs\.(type|username|password|password_file)|dcs\.tls\..*|mode|postgres\.replication\.password_file|postgres\.(data|state)_dir)$`)
+	plain := load(t, minimal)
+	for _, key := range config.Keys() {
+		if skip.MatchString(key.Name) {
+			continue
+		}
+		text, ok := special[key.Name]
+		if !ok {
+			text = values[key.Type()]
+		}
+		cfg := load(t, minimal, key.Env()+"="+text)
+		changed := diff("", reflect.ValueOf(*plain), reflect.ValueOf(*cfg))
+		require.Equal(t, []string{strings.ReplaceAll(key.Name, "_", "")}, changed)
+	}
+}
+
+// diff names the exported leaves in which two values differ.
+func diff(path string, a, b reflect.Value) []string {
+	var names []string
+	for f, va := range a.Fields() {
+		vb := b.FieldByIndex(f.Index)
+		name := strings.ToLower(path + f.Name)
+		switch {
+		case !f.IsExported():
+		case f.Type.Kind() == reflect.Struct && f.Type != reflect.TypeFor[config.Secret]():
+			names = append(names, diff(name+".", va, vb)...)
+		case !reflect.DeepEqual(va.Interface(), vb.Interface()):
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func TestReferenceNamesEveryKey(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	require.NoError(t, config.WriteReference(&out))
+	for _, key := range config.Keys() {
+		require.Contains(t, out.String(), "\n"+key.Name+" ("+key.Type()+")  "+key.Env()+"\n")
+	}
+}
+
+const exampleFile = "../../../examples/pghad.yaml"
+
+// TestExample holds the example file against the table: as it stands it is
+// valid but for its password file, and with every key that it shows switched
+// on it names all keys, those with a default at their default.
+func TestExample(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile(exampleFile)
+	require.NoError(t, err)
+	password := filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(password, []byte("x"), 0o600))
+	text := regexp.MustCompile(`(password_file:) \S+`).ReplaceAllString(string(data), "$1 "+password)
+	load(t, text)
+
+	all := regexp.MustCompile(`(?m)^( *)#(\S)`).ReplaceAllString(text, "$1$2")
+	all = strings.ReplaceAll(all, "http://", "https://") // dcs.tls is shown too
+	cfg := load(t, all)
+	for _, key := range config.Keys() {
+		if !key.Secret() {
+			require.NotEqual(t, key.Name, cfg.Where(key.Name), "%s is not in the example", key.Name)
+		}
+	}
+	plain, full := load(t, minimal), cfg
+	require.Equal(t, plain.Timing, full.Timing)
+	require.Equal(t, plain.Tags, full.Tags)
+	require.Equal(t, plain.Log, full.Log)
+	require.Equal(t, plain.Mode, full.Mode)
+	require.Equal(t, plain.Strict, full.Strict)
+	require.Equal(t, plain.Namespace, full.Namespace)
+	require.Equal(t, plain.Postgres.Port, full.Postgres.Port)
+	require.Equal(t, plain.Postgres.Replication.User, full.Postgres.Replication.User)
+}

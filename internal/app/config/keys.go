@@ -1,0 +1,264 @@
+package config
+
+import (
+	"strings"
+	"time"
+)
+
+// need says who cannot do without a key.
+type need int
+
+const (
+	optional  need = iota
+	forRun         // needed to run a node
+	forClient      // needed even to look at a cluster
+)
+
+// Key is one key of the configuration.
+type Key struct {
+	Name    string // with dots between the levels
+	Default string // as one would write it; "" where Note says what it is, or there is none
+	Note    string // says for people what the default is where it depends on something
+	Doc     string // one sentence
+	OneOf   []string
+
+	need  need
+	split string // separates the elements of a list in the environment; "" is ","
+	field func(*Config) any
+}
+
+// Env is the environment variable that sets the key.
+func (k Key) Env() string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(k.Name, ".", "_"))
+}
+
+// Required reports whether a node cannot run without it.
+func (k Key) Required() bool { return k.need != optional }
+
+// Secret reports whether the value is never shown.
+func (k Key) Secret() bool {
+	_, ok := k.field(&Config{}).(*Secret)
+	return ok
+}
+
+// Type is the type in words.
+func (k Key) Type() string {
+	switch k.field(&Config{}).(type) {
+	case *bool:
+		return "true or false"
+	case *int:
+		return "number"
+	case *time.Duration:
+		return "duration"
+	case *[]string:
+		return "list"
+	case *map[string]string:
+		return "map"
+	case *Secret:
+		return "secret"
+	}
+	return "text"
+}
+
+// Keys returns the table of all keys, in the order of the reference.
+func Keys() []Key {
+	var keys []Key
+	for _, part := range [][]Key{identityKeys(), dcsKeys(), postgresKeys(), timingKeys(), policyKeys()} {
+		keys = append(keys, part...)
+	}
+	return keys
+}
+
+func identityKeys() []Key {
+	return []Key{
+		{
+			Name: "namespace", Default: "service", field: func(c *Config) any { return &c.Namespace },
+			Doc: "first part of every key in the store: /<namespace>/<cluster>/",
+		},
+		{
+			Name: "cluster", need: forClient, field: func(c *Config) any { return &c.Cluster },
+			Doc: "name of the cluster, the same on all its nodes",
+		},
+		{
+			Name: "node", need: forRun, field: func(c *Config) any { return &c.Node },
+			Doc: "name of this node, different from every other node of the cluster",
+		},
+		{
+			Name: "bootstrap", Default: "false", field: func(c *Config) any { return &c.Bootstrap },
+			Doc: "permission to create a new cluster (initdb) from this node if the store knows none; set it on one node only",
+		},
+	}
+}
+
+func dcsKeys() []Key {
+	return []Key{
+		{
+			Name: "dcs.type", Default: "etcd", field: func(c *Config) any { return &c.DCS.Type },
+			Doc: "kind of the configuration store",
+		},
+		{
+			Name: "dcs.endpoints", need: forClient, field: func(c *Config) any { return &c.DCS.Endpoints },
+			Doc: "addresses of the store's servers, http://host:port or https://host:port each",
+		},
+		{
+			Name: "dcs.username", field: func(c *Config) any { return &c.DCS.Username },
+			Doc: "user at the store",
+		},
+		{
+			Name: "dcs.password", field: func(c *Config) any { return &c.DCS.Password },
+			Doc: "password of that user; better in a file",
+		},
+		{
+			Name: "dcs.password_file", field: func(c *Config) any { return &c.DCS.PasswordFile },
+			Doc: "file that holds the password",
+		},
+		{
+			Name: "dcs.tls.ca_file", Note: "those of the system", field: func(c *Config) any { return &c.DCS.TLS.CAFile },
+			Doc: "certificates (PEM) that the store's certificate must be signed by",
+		},
+		{
+			Name: "dcs.tls.cert_file", field: func(c *Config) any { return &c.DCS.TLS.CertFile },
+			Doc: "certificate (PEM) by which this node shows who it is",
+		},
+		{
+			Name: "dcs.tls.key_file", field: func(c *Config) any { return &c.DCS.TLS.KeyFile },
+			Doc: "private key (PEM) of that certificate",
+		},
+		{
+			Name: "dcs.tls.server_name", Note: "the host of the endpoint", field: func(c *Config) any { return &c.DCS.TLS.ServerName },
+			Doc: "name that the store's certificate must have",
+		},
+	}
+}
+
+func postgresKeys() []Key {
+	return append(serverKeys(), []Key{
+		{
+			Name: "postgres.superuser", Default: "postgres", field: func(c *Config) any { return &c.Postgres.Superuser },
+			Doc: "database superuser that pghad works as, over the local socket",
+		},
+		{
+			Name: "postgres.database", Default: "postgres", field: func(c *Config) any { return &c.Postgres.Database },
+			Doc: "database that pghad connects to",
+		},
+		{
+			Name: "postgres.replication.user", Default: "replicator", field: func(c *Config) any { return &c.Postgres.Replication.User },
+			Doc: "database role by which nodes copy from each other, the same on all of them",
+		},
+		{
+			Name: "postgres.replication.password", field: func(c *Config) any { return &c.Postgres.Replication.Password },
+			Doc: "password of that role, the same on all nodes; better in a file",
+		},
+		{
+			Name: "postgres.replication.password_file", field: func(c *Config) any { return &c.Postgres.Replication.PasswordFile },
+			Doc: "file that holds the password",
+		},
+		{
+			Name: "postgres.parameters", field: func(c *Config) any { return &c.Postgres.Parameters },
+			Doc: "PostgreSQL settings of your own, as in postgresql.conf; those that pghad manages are refused",
+		},
+		{
+			Name: "postgres.hba", split: "\n", field: func(c *Config) any { return &c.Postgres.HBA },
+			Doc: "lines of pg_hba.conf that admit your clients; without any, nobody but pghad can connect",
+		},
+		{
+			Name: "postgres.log", Note: "postgres.log in state_dir", field: func(c *Config) any { return &c.Postgres.Log },
+			Doc: "file that PostgreSQL's messages are appended to",
+		},
+	}...)
+}
+
+func serverKeys() []Key {
+	return []Key{
+		{
+			Name: "postgres.bin_dir", Note: "the newest version that is installed", field: func(c *Config) any { return &c.Postgres.BinDir },
+			Doc: "directory of PostgreSQL's programs, version 13 or newer",
+		},
+		{
+			Name: "postgres.data_dir", need: forRun, field: func(c *Config) any { return &c.Postgres.DataDir },
+			Doc: "data directory of the server",
+		},
+		{
+			Name: "postgres.state_dir", Note: "<data_dir>.pghad", field: func(c *Config) any { return &c.Postgres.StateDir },
+			Doc: "directory for what pghad must remember; never inside data_dir, never copied to another node",
+		},
+		{
+			Name: "postgres.socket_dir", Note: "socket in state_dir", field: func(c *Config) any { return &c.Postgres.SocketDir },
+			Doc: "directory of the server's Unix socket",
+		},
+		{
+			Name: "postgres.listen", Note: "the address from which the store is reached", field: func(c *Config) any { return &c.Postgres.Listen },
+			Doc: "address that other nodes and clients reach the server at",
+		},
+		{
+			Name: "postgres.port", Default: "5432", field: func(c *Config) any { return &c.Postgres.Port },
+			Doc: "port of the server",
+		},
+		{
+			Name: "postgres.os_user", Note: "postgres if pghad runs as root, else its own", field: func(c *Config) any { return &c.Postgres.OSUser },
+			Doc: "operating-system user that the server runs as",
+		},
+	}
+}
+
+func timingKeys() []Key {
+	return []Key{
+		{
+			Name: "timing.ttl", Default: "10s", field: func(c *Config) any { return &c.Timing.TTL },
+			Doc: "how long a lock outlives its silent holder",
+		},
+		{
+			Name: "timing.renew", Default: "3s", field: func(c *Config) any { return &c.Timing.Renew },
+			Doc: "how often locks are renewed",
+		},
+		{
+			Name: "timing.margin", Default: "2s", field: func(c *Config) any { return &c.Timing.Margin },
+			Doc: "time kept at the end of a lock's life to stop PostgreSQL",
+		},
+		{
+			Name: "timing.observe", Default: "1s", field: func(c *Config) any { return &c.Timing.Observe },
+			Doc: "how often each node looks at its server and the records",
+		},
+		{
+			Name: "timing.request", Default: "2s", field: func(c *Config) any { return &c.Timing.Request },
+			Doc: "how long one request to the store may take",
+		},
+		{
+			Name: "timing.removal_delay", Default: "5s", field: func(c *Config) any { return &c.Timing.RemovalDelay },
+			Doc: "how long a member may be away before it is taken out of the quorum",
+		},
+		{
+			Name: "timing.election_timeout", Default: "10s", field: func(c *Config) any { return &c.Timing.ElectionTimeout },
+			Doc: "how long one election may take before another is opened",
+		},
+	}
+}
+
+func policyKeys() []Key {
+	return []Key{
+		{
+			Name: "mode", Default: "quorum", field: func(c *Config) any { return &c.Mode },
+			Doc: "how commits are made durable before they are acknowledged",
+		},
+		{
+			Name: "strict", Default: "true", field: func(c *Config) any { return &c.Strict },
+			Doc: "rather wait than acknowledge a commit that only the primary has",
+		},
+		{
+			Name: "tags.nofailover", Default: "false", field: func(c *Config) any { return &c.Tags.NoFailover },
+			Doc: "this node never becomes the primary",
+		},
+		{
+			Name: "tags.failover_priority", Default: "1", field: func(c *Config) any { return &c.Tags.FailoverPriority },
+			Doc: "of nodes with the same data the one with the highest number becomes the primary; 0 means never",
+		},
+		{
+			Name: "log.level", Default: "info", OneOf: []string{"debug", "info", "warn", "error"}, field: func(c *Config) any { return &c.Log.Level },
+			Doc: "least severity of the messages that are logged",
+		},
+		{
+			Name: "log.format", Default: "text", OneOf: []string{"text", "json"}, field: func(c *Config) any { return &c.Log.Format },
+			Doc: "form of the log on standard error",
+		},
+	}
+}

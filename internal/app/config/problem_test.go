@@ -1,0 +1,123 @@
+package config_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pghad/pghad/internal/app/config"
+)
+
+// TestProblems: what is wrong is said with place, key and remedy. FILE stands
+// for the name of the file.
+func TestProblems(t *testing.T) {
+	t.Parallel()
+	replace := func(old, now string) string { return strings.Replace(minimal, old, now, 1) }
+	tests := []struct {
+		name string
+		text string
+		env  []string
+		want string
+	}{
+		{
+			"misspelt key", replace("endpoints:", "endpionts:"), nil,
+			"FILE:4:3: dcs.endpionts: unknown key; did you mean endpoints?\n" +
+				"FILE: dcs.endpoints: is missing (addresses of the store's servers, http://host:port or https://host:port each); set it in the file or by PGHAD_DCS_ENDPOINTS",
+		},
+		{"key of another level", minimal + "ttl: 10s\n", nil, "FILE:9:1: ttl: unknown key; did you mean timing.ttl?"},
+		{
+			"unknown key", minimal + "tags:\n  frobnicate: 1\n", nil,
+			"FILE:10:3: tags.frobnicate: unknown key; the keys here are nofailover, failover_priority",
+		},
+		{"duration without a unit", minimal + "timing:\n  ttl: 10\n", nil, "FILE:10:8: timing.ttl: 10 has no unit; write 10s"},
+		{"quoted duration without a unit", minimal + "timing: {ttl: \"1.5\"}\n", nil, "FILE:9:15: timing.ttl: 1.5 has no unit; write 1.5s"},
+		{
+			"no duration", minimal + "timing: {ttl: 10 seconds}\n", nil,
+			`FILE:9:15: timing.ttl: "10 seconds" is not a duration; write a number and a unit (ms, s, m or h), like 10s or 500ms`,
+		},
+		{"duration below zero", minimal + "timing: {ttl: -10s}\n", nil, "FILE:9:15: timing.ttl: -10s is not above zero; write a time like 10s"},
+		{"duration in the environment", minimal, []string{"PGHAD_TIMING_TTL=10"}, "PGHAD_TIMING_TTL: timing.ttl: 10 has no unit; write 10s"},
+		{"unknown variable", minimal, []string{"PGHAD_TIMING_TLL=10s"}, "PGHAD_TIMING_TLL: unknown variable; did you mean PGHAD_TIMING_TTL?"},
+		{
+			"quite unknown variable", minimal, []string{"PGHAD_FROBNICATE=1"},
+			"PGHAD_FROBNICATE: unknown variable; remove it, or see pghad help config for those that exist",
+		},
+		{"map in the environment", minimal, []string{"PGHAD_POSTGRES_PARAMETERS=a=b"}, "PGHAD_POSTGRES_PARAMETERS: postgres.parameters: not a map; write {name: value, name: value}"},
+		{"yes", minimal + "bootstrap: yes\n", nil, `FILE:9:12: bootstrap: "yes" is neither true nor false`},
+		{"no number", replace("postgres:\n", "postgres:\n  port: http\n"), nil, `FILE:6:9: postgres.port: "http" is not a whole number`},
+		{"no port", replace("postgres:\n", "postgres:\n  port: 70000\n"), nil, "FILE:6:9: postgres.port: 70000 is not a port; write a number from 1 to 65535"},
+		{"text for a list", replace("[http://127.0.0.1:2379]", "http://127.0.0.1:2379"), nil, "FILE:4:14: dcs.endpoints: has a single value; write a list, like [a, b]"},
+		{"list for a text", replace("node: a", "node: [a]"), nil, "FILE:2:7: node: has a list; write a single value"},
+		{"map for a text", replace("node: a", "node: {a: b}"), nil, "FILE:2:8: node: has a map; write a single value"},
+		{"list in a list", replace("[http://127.0.0.1:2379]", "[[a]]"), nil, "FILE:4:14: dcs.endpoints: has a list as element 1; write a single value"},
+		{"unquoted colon", replace("[http://127.0.0.1:2379]", "[{a: b}]"), nil, "FILE:4:14: dcs.endpoints: has a map as element 1; write a single value, in quotes if it has a colon in it"},
+		{"list in a map", minimal + "  parameters: {a: [b]}\n", nil, "FILE:9:16: postgres.parameters: has a list as value of a; write a single value"},
+		{"text for a group", minimal + "timing: fast\n", nil, "FILE:9:9: timing: has a single value; write keys below it: ttl, renew, margin, observe, request, removal_delay, election_timeout"},
+		{"no value", replace("node: a", "node:"), nil, "FILE:2:1: node: has no value; write one or remove the key"},
+		{"missing", replace("node: a\n", ""), nil, "FILE: node: is missing (name of this node, different from every other node of the cluster); set it in the file or by PGHAD_NODE"},
+		{"twice", minimal + "node: b\n", nil, `FILE:9:1: not valid YAML: mapping key "node" already defined at [2:1]`},
+		{"no YAML", "cluster: [", nil, "FILE:1:10: not valid YAML: sequence end token ']' not found"},
+		{"anchor", replace("node: a", "node: &x a"), nil, "FILE:2:7: YAML's Anchor is not supported here; write the value out"},
+		{"two documents", minimal + "---\nnode: b\n", nil, "FILE:9:1: a second YAML document begins here; write one only"},
+		{"list of keys", "- cluster\n", nil, "FILE:1:1: the file holds a list; write keys, like cluster: NAME"},
+		{"bad name", replace("cluster: orders", "cluster: Orders"), nil, `FILE:1:10: cluster: "Orders": want 1 to 63 of a-z, 0-9, - and _, starting with a letter or digit`},
+		{"zookeeper", replace("dcs:\n", "dcs:\n  type: zookeeper\n"), nil, "FILE:4:9: dcs.type: zookeeper is not in this version; write etcd"},
+		{"memory", replace("dcs:\n", "dcs:\n  type: memory\n"), nil, "FILE:4:9: dcs.type: memory exists only for tests: nothing would be shared between nodes; write etcd"},
+		{"unknown store", replace("dcs:\n", "dcs:\n  type: redis\n"), nil, `FILE:4:9: dcs.type: "redis" is unknown; write etcd`},
+		{"no endpoint", replace("[http://127.0.0.1:2379]", "[]"), nil, "FILE:4:14: dcs.endpoints: names no server; write a list, like [http://10.0.0.1:2379]"},
+		{"endpoint without scheme", replace("http://127.0.0.1:2379", "127.0.0.1:2379"), nil, `FILE:4:14: dcs.endpoints: "127.0.0.1:2379" is not an address; write it like http://10.0.0.1:2379`},
+		{"endpoint without port", replace("http://127.0.0.1:2379", "http://etcd"), nil, `FILE:4:14: dcs.endpoints: "http://etcd" has no port; write it like http://10.0.0.1:2379`},
+		{"endpoint with password", replace("http://127.0.0.1:2379", "http://u:hunter3@etcd:2379"), nil, "FILE:4:14: dcs.endpoints: an address holds a user or password; write them as dcs.username and dcs.password_file"},
+		{"broken endpoint with password", replace("http://127.0.0.1:2379", "u:hunter3@etcd:2379"), nil, `FILE:4:14: dcs.endpoints: "[redacted]@etcd:2379" is not an address; write it like http://10.0.0.1:2379`},
+		{"endpoint with path", replace("http://127.0.0.1:2379", "http://etcd:2379/v3"), nil, `FILE:4:14: dcs.endpoints: "http://etcd:2379/v3" has something after the port; remove it`},
+		{"TLS without https", replace("dcs:\n", "dcs:\n  tls: {ca_file: /ca}\n"), nil, `FILE:5:14: dcs.endpoints: "http://127.0.0.1:2379" is not encrypted, but dcs.tls is set; write https, or remove dcs.tls`},
+		{"user without password", replace("dcs:\n", "dcs:\n  username: u\n"), nil, "FILE:4:13: dcs.username: has no password; set dcs.password_file"},
+		{"two passwords", replace("    password: hunter2\n", "    password: hunter2\n    password_file: /x\n"), nil, "FILE:9:20: postgres.replication.password_file: contradicts postgres.replication.password; give one of them"},
+		{
+			"no password", replace("  replication:\n    password: hunter2\n", ""), nil,
+			"FILE: postgres.replication.password_file: is missing (nodes copy from each other with this password, the same on all of them); set it in the file or by PGHAD_POSTGRES_REPLICATION_PASSWORD",
+		},
+		{"relative path", replace("/data", "data"), nil, `FILE:6:13: postgres.data_dir: "data" depends on where pghad is started; write the path from the root, with / at the front`},
+		{"state in data", replace("/data", "/data\n  state_dir: /data/state"), nil, "FILE:7:14: postgres.state_dir: /data/state is inside data_dir, so a copy of the data would copy it too; write a directory beside it"},
+		{"data in state", replace("/data", "/data/pg\n  state_dir: /data"), nil, "FILE:6:13: postgres.data_dir: /data/pg is inside state_dir; write a directory beside it"},
+		{
+			"long socket path", replace("/data", "/"+strings.Repeat("d", 100)), nil,
+			"FILE: postgres.socket_dir: the path of the socket would have 128 bytes, and 107 are possible; set a shorter directory",
+		},
+		{"listen everywhere", replace("/data", "/data\n  listen: 0.0.0.0"), nil, `FILE:7:11: postgres.listen: "0.0.0.0" is no address that other nodes could reach; write this node's own`},
+		{"listen with port", replace("/data", "/data\n  listen: a:5432"), nil, `FILE:7:11: postgres.listen: "a:5432" is not one address; write one name or IP address, without a port`},
+		{"replication as superuser", minimal + "    user: postgres\n", nil, `FILE:9:11: postgres.replication.user: "postgres" is the superuser too; write another name`},
+		{"mode of another version", minimal + "mode: sync\n", nil, "FILE:9:7: mode: sync is not in this version; write quorum"},
+		{"unknown mode", minimal + "mode: fast\n", nil, `FILE:9:7: mode: "fast" is unknown; write quorum`},
+		{"unknown level", minimal + "log: {level: loud}\n", nil, `FILE:9:14: log.level: "loud" is unknown; write one of debug, info, warn, error`},
+		{"priority below zero", minimal + "tags: {failover_priority: -1}\n", nil, "FILE:9:27: tags.failover_priority: -1 is below zero; write 0 for never, or a number above it"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			path := write(t, tt.text)
+			_, err := config.Load(config.Options{File: path, Env: tt.env})
+			require.Error(t, err)
+			require.Equal(t, tt.want, strings.ReplaceAll(err.Error(), path, "FILE"))
+			require.NotContains(t, err.Error(), "hunter")
+			var typed *config.Error
+			require.ErrorAs(t, err, &typed)
+		})
+	}
+}
+
+func TestMissingFile(t *testing.T) {
+	t.Parallel()
+	_, err := config.Load(config.Options{File: "/nowhere/pghad.yaml"})
+	require.EqualError(t, err, "/nowhere/pghad.yaml: no such file")
+	_, err = config.Load(config.Options{File: "/"})
+	require.EqualError(t, err, "/: is a directory")
+}
+
+func TestProblemFoundLater(t *testing.T) {
+	t.Parallel()
+	cfg := load(t, minimal)
+	require.EqualError(t, cfg.Problem("cluster", "is known by another name"), cfg.File()+":1:10: cluster: is known by another name")
+	require.EqualError(t, cfg.Problem("postgres.port", "5432 is in use"), "postgres.port: 5432 is in use")
+}
