@@ -1,0 +1,508 @@
+package ha
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pghad/pghad/dcs"
+	"github.com/pghad/pghad/internal/timectx"
+)
+
+// guardsPerTxn bounds one transaction that proves leases: stores limit the size
+// of a transaction (etcd to 128 by default), and some need two conditions for
+// one guard.
+const guardsPerTxn = 64
+
+// errDoubtful ends a session on which nothing is held, and under which a write
+// with an unknown outcome may still land: closing it makes that impossible.
+var errDoubtful = errors.New("given up, so that no lost write can land under it")
+
+// lockerSession is one session of a Locker with the leases under it. It has two
+// goroutines: a watchdog without I/O, which ends it when its time is up, and a
+// renewer, which can do nothing but move that time forward.
+type lockerSession struct {
+	locker *Locker
+	remote dcs.Session
+	id     dcs.SessionID
+	window time.Duration   // what one renewal buys, counted from before it was sent
+	ctx    context.Context // ends with the session
+	cancel context.CancelCauseFunc
+
+	// Guarded by locker.mu.
+	sent      instant        // the moment before the last successful renewal was sent
+	trouble   error          // why the last attempt to renew failed, nil if it did not
+	ended     bool           // final: no lease under it is in force
+	finishing bool           // somebody closes it at the store, or has tried
+	closed    bool           // closed at the store: none of its keys exists
+	leases    []*Lease       // not released yet; those of an ended session have ended
+	claims    []*acquisition // under way
+	orphans   []orphan
+}
+
+// orphan is a key that may exist under this session without a lease on it.
+type orphan struct {
+	key string
+	// token is the incarnation to delete. Zero: a write with an unknown outcome
+	// may still create the key, at any time while the session lives.
+	token dcs.Revision
+}
+
+// unlock releases mu and then logs what happened under it.
+func (l *Locker) unlock() {
+	notes := l.notes
+	l.notes = nil
+	l.mu.Unlock()
+	for _, note := range notes {
+		l.log.Info(note.message, note.attrs...)
+	}
+}
+
+// note is a line for the log, kept until mu is free.
+type note struct {
+	message string
+	attrs   []any
+}
+
+// open opens a session. The caller has set l.opening.
+func (l *Locker) open(ctx context.Context) error {
+	sent := l.now()
+	remote, err := l.newSession(ctx)
+	if err == nil {
+		err = l.timing.validateLease(remote.TTL())
+	}
+	l.mu.Lock()
+	if err == nil {
+		err = l.install(remote, sent)
+	}
+	close(l.opening)
+	l.opening = nil
+	l.unlock()
+	if err != nil && remote != nil {
+		_ = l.insist(context.WithoutCancel(ctx), "closing session "+string(remote.ID()), remote.Close)
+	}
+	if err != nil {
+		return fmt.Errorf("open session: %w", err)
+	}
+	return nil
+}
+
+func (l *Locker) newSession(ctx context.Context) (dcs.Session, error) {
+	ctx, cancel := timectx.With(ctx, l.cfg.Clock, l.timing.Request, "opening a session")
+	defer cancel()
+	remote, err := l.cfg.Store.NewSession(ctx, l.timing.TTL)
+	if errors.Is(err, dcs.ErrAmbiguous) {
+		// A session that nobody knows of holds nothing and expires.
+		return nil, fmt.Errorf("%w: %v", dcs.ErrUnavailable, err) //nolint:errorlint // not an unknown outcome for the caller
+	}
+	if err != nil {
+		return nil, err
+	}
+	return remote, nil
+}
+
+// install makes remote the session in force and starts its goroutines. The
+// caller holds mu.
+func (l *Locker) install(remote dcs.Session, sent instant) error {
+	if !l.workers.join() {
+		return ErrClosed
+	}
+	if !l.workers.join() {
+		l.workers.leave()
+		return ErrClosed
+	}
+	s := &lockerSession{
+		locker: l,
+		remote: remote,
+		id:     remote.ID(),
+		window: l.timing.window(remote.TTL()),
+		sent:   sent,
+	}
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	l.session = s
+	l.sessions = append(l.sessions, s)
+	l.notes = append(l.notes, note{"session opened", []any{"session", s.id, "ttl", remote.TTL()}})
+	go s.guardTime()
+	go s.keepAlive()
+	return nil
+}
+
+// guardTime is the watchdog. It wakes more often than the clock alone demands,
+// to notice what only the time of day shows.
+func (s *lockerSession) guardTime() {
+	l := s.locker
+	defer l.workers.leave()
+	for {
+		l.mu.Lock()
+		left := s.expireIfDue()
+		l.unlock()
+		if left <= 0 || timectx.Sleep(s.ctx, l.cfg.Clock, min(left, l.timing.Margin/2+1)) != nil {
+			return
+		}
+	}
+}
+
+// keepAlive is the renewer. When the session has ended it closes it, unless a
+// lease has not been released: then the work under that may go on, and whoever
+// releases it closes the session.
+func (s *lockerSession) keepAlive() {
+	l := s.locker
+	defer l.workers.leave()
+	pause := l.timing.RenewEvery
+	for try := 1; timectx.Sleep(s.ctx, l.cfg.Clock, pause) == nil; try++ {
+		sent, err := s.renew()
+		l.mu.Lock()
+		s.trouble = err
+		l.unlock()
+		if err == nil {
+			s.sweep()
+			pause = max(l.timing.RenewEvery-l.since(sent), l.timing.RenewEvery/4)
+			continue
+		}
+		pause = l.jittered(l.timing.RenewEvery/3, "", try)
+		l.log.Warn("lease not renewed", "session", s.id, "error", err)
+	}
+	l.mu.Lock()
+	finish := s.claimFinish()
+	l.unlock()
+	if !finish {
+		return
+	}
+	if err := s.finish(context.Background()); err != nil {
+		l.log.Warn("session not closed, it expires", "session", s.id, "error", err)
+	}
+}
+
+// renew makes one attempt to move the session's time forward. It has moved only
+// if the store has both renewed the session and proven all leases in force.
+func (s *lockerSession) renew() (sent instant, err error) {
+	l := s.locker
+	if err := l.askGate(s.ctx); err != nil {
+		return instant{}, err
+	}
+	sent = l.now()
+	err = s.call(s.ctx, "renewing session "+string(s.id), s.remote.Renew)
+	if err != nil {
+		s.endIfLost(err)
+		return sent, err
+	}
+	if err := s.prove(); err != nil {
+		return sent, err
+	}
+	l.mu.Lock()
+	defer l.unlock()
+	if s.expireIfDue() > 0 && sent.clock.After(s.sent.clock) {
+		s.sent = sent
+	}
+	return sent, nil
+}
+
+// prove asks the store whether the keys of all leases in force are still what
+// they were, and ends those of which they are not.
+func (s *lockerSession) prove() error {
+	var err error
+	for range attempts {
+		held := s.inForce()
+		if err = s.check(held); !errors.Is(err, dcs.ErrConflict) {
+			return err
+		}
+		if err := s.fence(held); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// inForce lists the leases in force.
+func (s *lockerSession) inForce() []*Lease {
+	s.locker.mu.Lock()
+	defer s.locker.unlock()
+	return slices.DeleteFunc(slices.Clone(s.leases), func(ls *Lease) bool { return ls.ended })
+}
+
+// check is nil if the guards of all leases hold, dcs.ErrConflict if not.
+func (s *lockerSession) check(held []*Lease) error {
+	for some := range slices.Chunk(held, guardsPerTxn) {
+		txn := dcs.Txn{If: make([]dcs.Guard, 0, len(some))}
+		for _, ls := range some {
+			txn.If = append(txn.If, ls.Guard())
+		}
+		err := s.call(s.ctx, "proving the locks of session "+string(s.id), func(ctx context.Context) error {
+			_, err := s.locker.cfg.Store.Commit(ctx, txn)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fence reads the keys of the leases, and ends those of which the key is gone
+// or another one.
+func (s *lockerSession) fence(held []*Lease) error {
+	l := s.locker
+	for _, ls := range held {
+		kv, err := s.get(s.ctx, ls.key)
+		if err != nil && !errors.Is(err, dcs.ErrNotFound) {
+			return err
+		}
+		if err == nil && kv.Created == ls.token {
+			continue
+		}
+		l.mu.Lock()
+		ls.end(ErrFenced)
+		ls.gone = true
+		s.drop(ls)
+		s.settle()
+		l.unlock()
+	}
+	return nil
+}
+
+// sweep deletes keys that exist under this session without a lease. It is best
+// effort: what it does not reach now it finds at the next renewal.
+func (s *lockerSession) sweep() {
+	l := s.locker
+	l.mu.Lock()
+	orphans := slices.Clone(s.orphans)
+	l.unlock()
+	for _, o := range orphans {
+		token := o.token
+		if token == 0 {
+			kv, err := s.get(s.ctx, o.key)
+			if err != nil || kv.Session != s.id || s.wanted(o.key) {
+				continue
+			}
+			token = kv.Created
+		}
+		if err := l.deleteOnce(s.ctx, o.key, token); err != nil {
+			l.log.Debug("orphaned lock not deleted", "key", o.key, "error", err)
+			continue
+		}
+		if o.token != 0 {
+			l.mu.Lock()
+			s.orphans = slices.DeleteFunc(s.orphans, func(other orphan) bool { return other == o })
+			l.unlock()
+		}
+	}
+}
+
+// wanted reports whether the key is held or being acquired: then what stands
+// there may be no orphan.
+func (s *lockerSession) wanted(key string) bool {
+	s.locker.mu.Lock()
+	defer s.locker.unlock()
+	return s.user(key) != nil
+}
+
+// user says who holds or acquires the key under this session, as the error for
+// anybody else, or nil. The caller holds mu.
+func (s *lockerSession) user(key string) *HeldError {
+	for _, ls := range s.leases {
+		if ls.key == key {
+			return &HeldError{Key: key, Holder: dcs.KV{
+				Key: key, Value: slices.Clone(ls.value), Revision: ls.token, Created: ls.token, Session: s.id,
+			}}
+		}
+	}
+	for _, a := range s.claims {
+		if a.key == key {
+			return &HeldError{Key: key}
+		}
+	}
+	return nil
+}
+
+// doubt remembers an orphan. The caller holds mu.
+func (s *lockerSession) doubt(o orphan) {
+	if !slices.Contains(s.orphans, o) {
+		s.orphans = append(s.orphans, o)
+		slices.SortStableFunc(s.orphans, func(a, b orphan) int { return strings.Compare(a.key, b.key) })
+	}
+}
+
+// settle ends the session if it has orphans and nothing to lose. The caller
+// holds mu.
+func (s *lockerSession) settle() {
+	if len(s.orphans) > 0 && len(s.leases) == 0 && len(s.claims) == 0 {
+		s.end(errDoubtful)
+	}
+}
+
+// release deletes the key of a lease that has ended.
+func (s *lockerSession) release(ctx context.Context, ls *Lease) error {
+	l := s.locker
+	err := l.deleteKey(ctx, ls.key, ls.token)
+	l.mu.Lock()
+	ls.gone = err == nil || s.closed
+	s.drop(ls)
+	if !ls.gone {
+		s.doubt(orphan{key: ls.key, token: ls.token})
+	}
+	s.settle()
+	finish := s.claimFinish()
+	l.unlock()
+	if finish && s.finish(ctx) == nil {
+		return nil
+	}
+	return err
+}
+
+// drop forgets a lease. The caller holds mu.
+func (s *lockerSession) drop(ls *Lease) {
+	s.leases = slices.DeleteFunc(s.leases, func(other *Lease) bool { return other == ls })
+}
+
+// expireIfDue ends the session if its time is up by either clock, and returns
+// the time left; zero or less if it has ended. The caller holds mu.
+func (s *lockerSession) expireIfDue() time.Duration {
+	if s.ended {
+		return 0
+	}
+	left := s.window - s.locker.since(s.sent)
+	if left > 0 {
+		return left
+	}
+	switch {
+	case errors.Is(s.trouble, ErrGated):
+		s.end(s.trouble)
+	case s.trouble != nil:
+		s.end(fmt.Errorf("%w; the last attempt to renew it: %v", ErrExpired, s.trouble)) //nolint:errorlint // the cause is one of the documented ones
+	default:
+		s.end(ErrExpired)
+	}
+	return 0
+}
+
+// endIfLost ends the session if err says that the store does not know it any
+// more. Its keys have gone with it.
+func (s *lockerSession) endIfLost(err error) {
+	if !errors.Is(err, dcs.ErrSessionLost) {
+		return
+	}
+	s.locker.mu.Lock()
+	defer s.locker.unlock()
+	s.end(err)
+	for _, ls := range s.leases {
+		ls.gone = true
+	}
+	s.leases = nil
+}
+
+// end ends the session and the leases under it, once. The caller holds mu.
+func (s *lockerSession) end(cause error) {
+	if s.ended {
+		return
+	}
+	l := s.locker
+	s.ended = true
+	if l.session == s {
+		l.session = nil
+	}
+	for _, ls := range s.leases {
+		ls.end(cause)
+	}
+	s.cancel(cause)
+	l.notes = append(l.notes, note{"session ended", []any{"session", s.id, "cause", cause}})
+}
+
+// claimFinish reports whether the caller has to call finish: the session has
+// ended and nothing under it is unreleased. The caller holds mu.
+func (s *lockerSession) claimFinish() bool {
+	if !s.ended || s.finishing || len(s.leases) > 0 {
+		return false
+	}
+	s.finishing = true
+	return true
+}
+
+// finish closes the session at the store.
+func (s *lockerSession) finish(ctx context.Context) error {
+	l := s.locker
+	err := l.insist(ctx, "closing session "+string(s.id), s.remote.Close)
+	if errors.Is(err, dcs.ErrSessionLost) {
+		err = nil
+	}
+	l.mu.Lock()
+	defer l.unlock()
+	s.closed = err == nil
+	l.sessions = slices.DeleteFunc(l.sessions, func(other *lockerSession) bool { return other == s })
+	if err != nil {
+		return fmt.Errorf("close session %s: %w", s.id, err)
+	}
+	return nil
+}
+
+// get reads one key within the session's time.
+func (s *lockerSession) get(ctx context.Context, key string) (kv dcs.KV, err error) {
+	err = s.call(ctx, "reading "+key, func(ctx context.Context) error {
+		kv, err = s.locker.cfg.Store.Get(ctx, key)
+		return err
+	})
+	return kv, err
+}
+
+// call does one call to the store under the deadline of a request, or what is
+// left of the session's time if that is less. It does not begin when nothing
+// is left.
+func (s *lockerSession) call(ctx context.Context, what string, do func(context.Context) error) error {
+	l := s.locker
+	l.mu.Lock()
+	left := s.expireIfDue()
+	l.unlock()
+	if left <= 0 {
+		return fmt.Errorf("%s: %w: %w", what, dcs.ErrUnavailable, context.Cause(s.ctx))
+	}
+	ctx, cancel := timectx.With(ctx, l.cfg.Clock, min(l.timing.Request, left), what)
+	defer cancel()
+	return do(ctx)
+}
+
+// insist repeats a call that may be repeated, each time under the deadline of a
+// request, until it succeeds or there is no hope.
+func (l *Locker) insist(ctx context.Context, what string, do func(context.Context) error) error {
+	for try := 1; ; try++ {
+		err := func() error {
+			ctx, cancel := timectx.With(ctx, l.cfg.Clock, l.timing.Request, what)
+			defer cancel()
+			return do(ctx)
+		}()
+		if err == nil || try == attempts || ctx.Err() != nil || permanent(err) || errors.Is(err, dcs.ErrSessionLost) {
+			return err
+		}
+		if timectx.Sleep(ctx, l.cfg.Clock, l.jittered(l.timing.Request/4, what, try)) != nil {
+			return err
+		}
+	}
+}
+
+// deleteKey deletes a lock's key if it still is the incarnation created at
+// token. Nil proves that it is not there any more: repeating the deletion
+// after an unknown outcome is harmless, since nothing else matches the guard.
+func (l *Locker) deleteKey(ctx context.Context, key string, token dcs.Revision) error {
+	return l.insist(ctx, "deleting "+key, func(ctx context.Context) error {
+		return l.deleteCreated(ctx, key, token)
+	})
+}
+
+// deleteOnce is one attempt of deleteKey.
+func (l *Locker) deleteOnce(ctx context.Context, key string, token dcs.Revision) error {
+	ctx, cancel := timectx.With(ctx, l.cfg.Clock, l.timing.Request, "deleting "+key)
+	defer cancel()
+	return l.deleteCreated(ctx, key, token)
+}
+
+func (l *Locker) deleteCreated(ctx context.Context, key string, token dcs.Revision) error {
+	_, err := l.cfg.Store.Commit(ctx, dcs.Txn{
+		If:   []dcs.Guard{dcs.Held(key, token)},
+		Then: []dcs.Op{{Key: key, Delete: true}},
+	})
+	if errors.Is(err, dcs.ErrConflict) {
+		return nil
+	}
+	return err
+}
