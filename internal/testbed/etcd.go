@@ -56,7 +56,7 @@ func NewEtcdServer(cfg EtcdConfig) (*EtcdServer, error) {
 		}
 		cfg.Binary = path
 	}
-	ports, err := freePorts(2)
+	ports, err := FreePorts(2)
 	if err != nil {
 		return nil, err
 	}

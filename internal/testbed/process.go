@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -69,20 +68,6 @@ func (p *process) signal(sig syscall.Signal) error {
 		return fmt.Errorf("send %s to %s, pid %d: %w", sig, p.cmd.Path, p.cmd.Process.Pid, err)
 	}
 	return nil
-}
-
-// freePorts finds n loopback ports that nobody listens on at the moment.
-func freePorts(n int) ([]int, error) {
-	ports := make([]int, 0, n)
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		defer func() { _ = l.Close() }() // all are held until all are found
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
 }
 
 // tail returns the last bytes of a log file, for an error message.
