@@ -118,6 +118,9 @@ func (s *PostgresServer) Host() string { return "127.0.0.1" }
 // Port of the server, the same over its life.
 func (s *PostgresServer) Port() int { return s.port }
 
+// LogFile is where the server's messages go.
+func (s *PostgresServer) LogFile() string { return s.path("postgres.log") }
+
 func (s *PostgresServer) path(name string) string { return filepath.Join(s.cfg.Dir, name) }
 
 // makeDirs makes the directories that belong to the server's user.
@@ -215,7 +218,7 @@ func (s *PostgresServer) Start(ctx context.Context) error {
 	if err := s.writeFile("hba", "host all all 127.0.0.1/32 scram-sha-256\nhost replication all 127.0.0.1/32 scram-sha-256\n"); err != nil {
 		return err
 	}
-	log, err := os.OpenFile(s.path("postgres.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(s.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("open PostgreSQL's log: %w", err)
 	}
@@ -268,9 +271,9 @@ func (s *PostgresServer) awaitClients(ctx context.Context, p *process) error {
 		select {
 		case <-look.C:
 		case <-p.done:
-			return fmt.Errorf("PostgreSQL ended while it started: %w; its log ends:\n%s", p.err, tail(s.path("postgres.log")))
+			return fmt.Errorf("PostgreSQL ended while it started: %w; its log ends:\n%s", p.err, tail(s.LogFile()))
 		case <-ctx.Done():
-			return fmt.Errorf("PostgreSQL does not answer: %w: %w; its log ends:\n%s", context.Cause(ctx), err, tail(s.path("postgres.log")))
+			return fmt.Errorf("PostgreSQL does not answer: %w: %w; its log ends:\n%s", context.Cause(ctx), err, tail(s.LogFile()))
 		}
 	}
 }
