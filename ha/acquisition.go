@@ -62,35 +62,7 @@ func (a *acquisition) run(ctx context.Context) (*Lease, error) {
 
 // join finds the session in force, or opens one, and claims the key in it.
 func (a *acquisition) join(ctx context.Context) error {
-	l := a.locker
-	for {
-		if err := context.Cause(ctx); err != nil {
-			return err
-		}
-		l.mu.Lock()
-		switch {
-		case l.closing.Err() != nil:
-			l.unlock()
-			return ErrClosed
-		case l.session != nil && l.session.expireIfDue() > 0:
-			err := a.claim(l.session)
-			l.unlock()
-			return err
-		case l.opening != nil:
-			opened := l.opening
-			l.unlock()
-			select {
-			case <-opened:
-			case <-ctx.Done():
-			}
-		default:
-			l.opening = make(chan struct{})
-			l.unlock()
-			if err := l.open(ctx); err != nil {
-				return err
-			}
-		}
-	}
+	return a.locker.inSession(ctx, a.claim)
 }
 
 // claim keeps other acquisitions of the key under s out. The caller holds mu.

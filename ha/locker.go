@@ -319,6 +319,21 @@ func (l *Locker) letGo(ctx context.Context, lease *Lease, workErr error) error {
 	return errors.Join(lost, lease.Release(context.WithoutCancel(ctx)))
 }
 
+// Session is the session in force, opened if there is none: for keys that are
+// to vanish with it without being locks. It may be lost the next moment; a
+// write under it then fails with dcs.ErrSessionLost.
+func (l *Locker) Session(ctx context.Context) (dcs.SessionID, error) {
+	var id dcs.SessionID
+	err := l.inSession(ctx, func(s *lockerSession) error {
+		id = s.id
+		return nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("session: %w", err)
+	}
+	return id, nil
+}
+
 // Holder reads who holds the lock: dcs.ErrNotFound proves that nobody does.
 // Other errors prove nothing.
 func (l *Locker) Holder(ctx context.Context, key string) (dcs.KV, error) {

@@ -67,6 +67,39 @@ type note struct {
 	attrs   []any
 }
 
+// inSession calls use with the session in force, opening one if there is none.
+// The lock mu is held while use runs.
+func (l *Locker) inSession(ctx context.Context, use func(*lockerSession) error) error {
+	for {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		l.mu.Lock()
+		switch {
+		case l.closing.Err() != nil:
+			l.unlock()
+			return ErrClosed
+		case l.session != nil && l.session.expireIfDue() > 0:
+			err := use(l.session)
+			l.unlock()
+			return err
+		case l.opening != nil:
+			opened := l.opening
+			l.unlock()
+			select {
+			case <-opened:
+			case <-ctx.Done():
+			}
+		default:
+			l.opening = make(chan struct{})
+			l.unlock()
+			if err := l.open(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
 // open opens a session. The caller has set l.opening.
 func (l *Locker) open(ctx context.Context) error {
 	sent := l.now()

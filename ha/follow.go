@@ -1,0 +1,292 @@
+package ha
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pghad/pghad/ha/record"
+	"github.com/pghad/pghad/ha/rejoin"
+	"github.com/pghad/pghad/ha/role"
+	"github.com/pghad/pghad/pg"
+)
+
+// follow brings the server to stream from the holder of `leader`, as far as
+// its recorded term, its timeline and the node's own history allow.
+func (n *Node) follow(ctx context.Context, v look) (time.Duration, error) {
+	n.dropMembershipUnless(ctx, v, n.counts(v))
+	term, err := v.records.InOffice()
+	if err != nil {
+		n.why = err.Error()
+		return shortPause, nil
+	}
+	local, nonce := n.memory.State(), v.records.Failover.Value.Nonce
+	if term.ID < local.Pledge || (term.ID == local.Pledge && nonce != local.PledgeNonce) {
+		return n.cfg.Timing.Observe, fmt.Errorf("%w: %d, and %s leads term %d", ErrPledged, local.Pledge, term.Primary, term.ID)
+	}
+	up, err := n.upstreamOf(v, term.Primary)
+	if err != nil {
+		return shortPause, err
+	}
+	if n.follows(term, up) {
+		return n.keepFollowing(ctx, v, term, up)
+	}
+	if err := n.restOnOwnData(ctx, v); err != nil {
+		return shortPause, err
+	}
+	plan, err := n.planRejoin(ctx, v, term, up)
+	if err != nil {
+		return shortPause, err
+	}
+	n.why = plan.Why
+	switch plan.Action {
+	case rejoin.Follow:
+		return 0, n.startFollowing(ctx, v, term, up)
+	case rejoin.Rewind, rejoin.Clone:
+		return 0, n.rebuild(ctx, v, term, up, plan)
+	case rejoin.Ask:
+		return shortPause, n.ask(term)
+	case rejoin.Wait:
+	}
+	return shortPause, nil
+}
+
+// follows reports whether the server was pointed at up in this term, under the
+// name that it should stream under now.
+func (n *Node) follows(term record.Term, up pg.Upstream) bool {
+	return n.following == following{term: term.ID, upstream: up} && n.memory.State().Pledge == term.ID
+}
+
+// keepFollowing is a healthy iteration of a replica.
+func (n *Node) keepFollowing(ctx context.Context, v look, term record.Term, up pg.Upstream) (time.Duration, error) {
+	switch {
+	case v.stopped():
+		return 0, n.startStandby(ctx, v, up)
+	case !v.standby():
+		n.why = fmt.Sprintf("the server is %s and its health %s %s", v.server.Process, v.server.Health, v.server.Err)
+		return shortPause, nil
+	case !v.server.Streams():
+		n.why = "waiting for the stream from " + up.Address()
+	}
+	if err := n.passFloor(v, term); err != nil {
+		return shortPause, err
+	}
+	if n.counts(v) {
+		n.joinMembership(ctx)
+	}
+	if err := n.cfg.Postgres.EnsureSlots(ctx, n.slots(v)); err != nil {
+		n.cfg.Logger.WarnContext(ctx, "slots", "error", err)
+	}
+	if !v.server.Streams() {
+		return n.cfg.Timing.Observe / 4, nil
+	}
+	return n.cfg.Timing.Observe, nil
+}
+
+// counts reports whether this node may be counted as a holder of commits: it
+// streams from the leader and is past its floor.
+func (n *Node) counts(v look) bool {
+	return v.standby() && v.server.Streams() && n.following.term != 0 &&
+		n.following.term == v.records.Failover.Value.ID && !n.memory.State().BelowFloor()
+}
+
+// passFloor notices that the server has flushed what its copy was incomplete
+// without. It then streams under its own name.
+func (n *Node) passFloor(v look, term record.Term) error {
+	local := n.memory.State()
+	held := v.server.Held()
+	if local.Copying || local.Floor == (pg.Position{}) || held.Timeline != term.Timeline || held.Compare(local.Floor) < 0 {
+		return nil
+	}
+	if err := n.memory.Update(func(s *LocalState) { s.Floor = pg.Position{} }); err != nil {
+		return err
+	}
+	n.poke() // the name to stream under has changed
+	return nil
+}
+
+// restOnOwnData makes the node hold still on what it has: a running server is
+// fenced, a stopped one is started as a fenced standby, so that its position is
+// the end of what it holds.
+func (n *Node) restOnOwnData(ctx context.Context, v look) error {
+	if v.data != role.DataPresent || n.memory.State().Creating {
+		return nil
+	}
+	n.following = following{}
+	if v.stopped() {
+		if err := n.startStandby(ctx, v, pg.Upstream{}); err != nil {
+			return err
+		}
+	}
+	if err := n.cfg.Effects.run("follow/fence", func() error { return n.cfg.Postgres.Fence(ctx) }); err != nil {
+		return fmt.Errorf("fence: %w", err)
+	}
+	return nil
+}
+
+// planRejoin asks the primary who it is and compares.
+func (n *Node) planRejoin(ctx context.Context, v look, term record.Term, up pg.Upstream) (rejoin.Plan, error) {
+	asked, cancel := n.request(ctx, "asking "+up.Address()+" who it is")
+	defer cancel()
+	remote, err := n.cfg.Postgres.Identify(asked, up)
+	if err != nil {
+		return rejoin.Plan{}, fmt.Errorf("identify %s: %w", up.Address(), err)
+	}
+	if remote.SystemID != v.records.Initialize.Value {
+		return rejoin.Plan{}, fmt.Errorf("%w: %s at %s is system %s, the cluster is system %s",
+			ErrForeignData, term.Primary, up.Address(), remote.SystemID, v.records.Initialize.Value)
+	}
+	if remote.Standby {
+		return rejoin.Plan{Action: rejoin.Wait, Why: term.Primary + " is not promoted yet"}, nil
+	}
+	local := n.memory.State()
+	view := rejoin.View{
+		HasData: v.data == role.DataPresent && !local.Creating,
+		Remote:  remote.Lineage, Expected: term.Timeline, Checkpointed: remote.CheckpointTimeline,
+		Recorded: v.recorded().InD(n.self()), NoRewind: n.noRewind,
+		ElectionOpen: v.records.Failover.Value.Open(),
+		Spared: v.records.Status.Value.Term == term.ID && n.question.term == term.ID && n.question.nonce != "" &&
+			v.records.Status.Value.Spared[n.cfg.Name] == n.question.nonce,
+	}
+	if view.HasData {
+		if view.Own, err = n.cfg.Postgres.Position(ctx); err != nil {
+			return rejoin.Plan{}, fmt.Errorf("own position: %w", err)
+		}
+	}
+	return rejoin.Decide(view), nil
+}
+
+// startFollowing binds the node to the term and points the server at its
+// primary. The pledge comes first: after it the node can only go forward.
+func (n *Node) startFollowing(ctx context.Context, v look, term record.Term, up pg.Upstream) error {
+	if err := n.pledgeTerm(v, term); err != nil {
+		return err
+	}
+	err := n.cfg.Effects.run("follow/point", func() error { return n.cfg.Postgres.Follow(ctx, up) })
+	if err != nil {
+		return fmt.Errorf("follow %s: %w", up.Address(), err)
+	}
+	n.following, n.question, n.noRewind = following{term: term.ID, upstream: up}, question{}, ""
+	n.tellRejoin(RejoinInfo{Term: term.ID, Action: string(rejoin.Follow), From: term.Primary})
+	n.cfg.Logger.InfoContext(ctx, "following", "term", term.ID, "primary", term.Primary, "timeline", term.Timeline, "as", up.Name)
+	return nil
+}
+
+func (n *Node) pledgeTerm(v look, term record.Term) error {
+	return n.cfg.Effects.run("follow/pledge", func() error {
+		return n.memory.Update(func(s *LocalState) {
+			s.SystemID = v.records.Initialize.Value
+			s.Pledge, s.PledgeNonce = term.ID, v.records.Failover.Value.Nonce
+		})
+	})
+}
+
+// ask makes the question part of what the node publishes: is its copy needed?
+// The server is fenced, so what the primary reads after this was never streamed
+// to it.
+func (n *Node) ask(term record.Term) error {
+	if n.question.term == term.ID && n.question.nonce != "" {
+		return nil
+	}
+	nonce, err := newNonce(n.cfg.Rand)
+	if err != nil {
+		return err
+	}
+	n.question = question{term: term.ID, nonce: nonce}
+	return nil
+}
+
+// rebuild makes the data a copy of the primary's, by rewind or clone. Before
+// the first byte is changed the records are read again, and the local state
+// says durably that the data is not to be trusted.
+func (n *Node) rebuild(ctx context.Context, v look, term record.Term, up pg.Upstream, plan rejoin.Plan) error {
+	if plan.Action == rejoin.Clone || !v.stopped() {
+		n.dropAlive(ctx)
+	}
+	if err := n.askAgain(ctx, term); err != nil {
+		return err
+	}
+	if v.data == role.DataPresent {
+		if err := n.stop(ctx, pg.StopFast); err != nil {
+			return err
+		}
+	}
+	if err := n.beginCopy(v, term, plan); err != nil {
+		return err
+	}
+	n.cfg.Logger.InfoContext(ctx, "rebuilding", "how", string(plan.Action), "from", term.Primary, "term", term.ID, "why", plan.Why)
+	var floor pg.Position
+	err := n.cfg.Effects.run("rejoin/"+string(plan.Action), func() (err error) {
+		if plan.Action == rejoin.Rewind {
+			floor, err = n.cfg.Postgres.Rewind(ctx, up)
+		} else {
+			floor, err = n.cfg.Postgres.Clone(ctx, up)
+		}
+		return err
+	})
+	n.tellRejoin(RejoinInfo{Term: term.ID, Action: string(plan.Action), From: term.Primary, Floor: floor, Err: err})
+	if errors.Is(err, pg.ErrRewindImpossible) {
+		n.noRewind = err.Error()
+	}
+	if err != nil {
+		return fmt.Errorf("%s from %s: %w", plan.Action, term.Primary, err)
+	}
+	err = n.memory.Update(func(s *LocalState) { s.Copying, s.Floor = false, floor })
+	if err != nil {
+		return err
+	}
+	up.Name = n.streamName()
+	if err := n.startStandby(ctx, v, up); err != nil {
+		return err
+	}
+	n.following, n.question, n.noRewind = following{term: term.ID, upstream: up}, question{}, ""
+	return nil
+}
+
+// askAgain is the last look before something is destroyed: the same term is
+// still in office and no election is open.
+func (n *Node) askAgain(ctx context.Context, term record.Term) error {
+	asked, cancel := n.request(ctx, "reading the store")
+	defer cancel()
+	records, err := ReadRecords(asked, n.cfg.Store, n.keys)
+	if err != nil {
+		return err
+	}
+	now, err := records.InOffice()
+	if err != nil {
+		return err
+	}
+	if now.ID != term.ID {
+		return fmt.Errorf("term %d has ended, %d is in office", term.ID, now.ID)
+	}
+	return nil
+}
+
+// beginCopy makes it durable that the data is about to change. A clone is a new
+// life, which has pledged the highest election before it meets any primary; a
+// rewind keeps the life.
+func (n *Node) beginCopy(v look, term record.Term, plan rejoin.Plan) error {
+	incarnation := n.memory.State().Incarnation
+	if plan.Action == rejoin.Clone {
+		nonce, err := newNonce(n.cfg.Rand)
+		if err != nil {
+			return err
+		}
+		incarnation = nonce[:8]
+	}
+	return n.cfg.Effects.run("rejoin/begin", func() error {
+		return n.memory.Update(func(s *LocalState) {
+			s.SystemID, s.Creating = v.records.Initialize.Value, false
+			s.Pledge, s.PledgeNonce = term.ID, v.records.Failover.Value.Nonce
+			s.Incarnation, s.Published = incarnation, pg.Position{}
+			s.Copying, s.Floor = true, pg.Position{}
+		})
+	})
+}
+
+func (n *Node) tellRejoin(info RejoinInfo) {
+	if n.cfg.Events.Rejoin != nil {
+		n.cfg.Events.Rejoin(info)
+	}
+}

@@ -1,0 +1,441 @@
+package ha
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/benbjohnson/clock"
+
+	"github.com/pghad/pghad/dcs"
+	"github.com/pghad/pghad/ha/quorum"
+	"github.com/pghad/pghad/ha/record"
+	"github.com/pghad/pghad/ha/role"
+	"github.com/pghad/pghad/internal/timectx"
+	"github.com/pghad/pghad/pg"
+)
+
+// NodeConfig is what a Node needs. Cluster, Name, Store, Postgres, Disk, Host
+// and Port are required.
+type NodeConfig struct {
+	Namespace string // default "service"
+	Cluster   string
+	Name      string // unique in the cluster
+
+	Store    dcs.Store
+	Postgres PostgresController
+	Disk     Disk // keeps what the node must not forget, outside the data directory
+
+	Host   string // where other nodes and clients reach the server
+	Port   int
+	APIURL string // published in members/<host>, may be empty
+
+	Timing Timing
+	Mode   quorum.Mode // default quorum; the only one so far
+	// Relaxed allows the quorum to be lowered to zero acknowledgements when no
+	// member is left. Default: strict, commits then wait.
+	Relaxed   bool
+	Bootstrap bool // this node may create the cluster (initdb); never implied
+
+	Priority   int
+	NoFailover bool
+	Version    string // of the program, published
+
+	Clock   clock.Clock
+	Wall    func() time.Time
+	Rand    io.Reader
+	Logger  *slog.Logger
+	Events  Events
+	Effects Effects
+}
+
+// Node is one node of a cluster: the loop that joins the pieces. It looks at
+// the store and at its server, decides what it is to be (package role), does
+// one thing towards that, and looks again; what it knows and why it waits is in
+// Status.
+type Node struct {
+	cfg     NodeConfig
+	keys    record.Keys
+	locker  *Locker
+	elector *Elector
+	memory  *Memory
+	wake    chan struct{} // the one inbox of the loop: "look again", or the end
+
+	// What follows belongs to the loop's goroutine.
+	office     *office
+	alive      *Lease
+	membership *Lease
+	following  following
+	writable   bool // the server may have been started as a primary, by whomever
+	pause      time.Duration
+	plan       role.Plan
+	why        string
+	question   question
+	published  published
+	noRewind   string // why a rewind of this data was found impossible
+
+	mu     sync.Mutex // guards status only; never held over anything that waits
+	status NodeStatus
+}
+
+// following is the upstream that the server was last pointed at, under which term.
+type following struct {
+	term     uint64
+	upstream pg.Upstream
+}
+
+// question is asked of the primary before this node destroys its copy.
+type question struct {
+	term  uint64
+	nonce string
+}
+
+// The shortest and longest pauses between two looks while something is under
+// way. Every news of the store or the server ends a pause at once.
+const shortPause = 10 * time.Millisecond
+
+// NewNode checks the configuration and loads the local state.
+func NewNode(cfg NodeConfig) (*Node, error) {
+	if cfg.Namespace == "" {
+		cfg.Namespace = "service"
+	}
+	if cfg.Mode == "" {
+		cfg.Mode = quorum.ModeQuorum
+	}
+	switch {
+	case cfg.Store == nil || cfg.Postgres == nil || cfg.Disk == nil:
+		return nil, errors.New("node: Store, Postgres and Disk are required")
+	case cfg.Host == "" || cfg.Port < 1 || cfg.Port > 65535:
+		return nil, fmt.Errorf("node: address %q:%d: other nodes must be able to reach the server there", cfg.Host, cfg.Port)
+	case cfg.Mode != quorum.ModeQuorum:
+		return nil, fmt.Errorf("node: mode %q: this version knows quorum only", cfg.Mode)
+	}
+	keys, err := record.NewKeys(cfg.Namespace, cfg.Cluster)
+	if err != nil {
+		return nil, fmt.Errorf("node: %w", err)
+	}
+	cfg.Timing = cfg.Timing.Defaults()
+	cfg.Clock, cfg.Wall, cfg.Rand, cfg.Logger = realIfNil(cfg.Clock, cfg.Wall, cfg.Rand, cfg.Logger)
+	memory, err := OpenMemory(cfg.Disk)
+	if err != nil {
+		return nil, fmt.Errorf("node: %w", err)
+	}
+	n := &Node{cfg: cfg, keys: keys, memory: memory, wake: make(chan struct{}, 1), writable: true}
+	if err := n.assemble(); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+func (n *Node) assemble() error {
+	cfg, err := n.cfg, error(nil)
+	n.locker, err = NewLocker(LockerConfig{
+		Store: cfg.Store, TTL: cfg.Timing.TTL, RenewEvery: cfg.Timing.RenewEvery, Margin: cfg.Timing.Margin,
+		Request: cfg.Timing.Request, MaxDrift: cfg.Timing.MaxDrift, Clock: cfg.Clock, Wall: cfg.Wall, Logger: cfg.Logger,
+	})
+	if err != nil {
+		return fmt.Errorf("node: %w", err)
+	}
+	n.elector, err = NewElector(ElectorConfig{
+		Store: cfg.Store, Locker: n.locker, Keys: n.keys, Postgres: cfg.Postgres, Memory: n.memory, Name: cfg.Name,
+		Priority: cfg.Priority, NoFailover: cfg.NoFailover, Timing: cfg.Timing, Clock: cfg.Clock, Wall: cfg.Wall,
+		Rand: cfg.Rand, Logger: cfg.Logger, Events: cfg.Events, Effects: cfg.Effects,
+	})
+	if err != nil {
+		return fmt.Errorf("node: %w", err)
+	}
+	return nil
+}
+
+// Run is the node's life. It returns when ctx ends, after the server has been
+// stopped and the locks released, or with ErrForeignData, which no waiting can
+// mend. It must be called once.
+func (n *Node) Run(ctx context.Context) error {
+	sources, stop := context.WithCancel(ctx)
+	var wait sync.WaitGroup
+	wait.Go(func() { n.watchStore(sources) })
+	wait.Go(func() { n.watchServer(sources) })
+	unhook := context.AfterFunc(ctx, n.poke)
+	err := n.loop(ctx)
+	unhook()
+	stop()
+	if err == nil {
+		err = n.shutdown(context.WithoutCancel(ctx))
+	}
+	wait.Wait()
+	return err
+}
+
+func (n *Node) loop(ctx context.Context) error {
+	for ctx.Err() == nil {
+		pause, err := n.turn(ctx)
+		if err != nil {
+			return err
+		}
+		n.rest(pause)
+	}
+	return nil
+}
+
+// rest waits for the next poke, at most for d.
+func (n *Node) rest(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := n.cfg.Clock.AfterFunc(d, n.poke)
+	<-n.wake
+	timer.Stop()
+}
+
+// poke makes the loop look again. It never blocks.
+func (n *Node) poke() {
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+// watchStore pokes on every news of the cluster's keys. The news itself is only
+// a hint: the loop reads.
+func (n *Node) watchStore(ctx context.Context) {
+	for range n.cfg.Store.Watch(ctx, n.keys.Prefix()) {
+		n.poke()
+	}
+}
+
+// watchServer pokes when the postmaster starts or ends.
+func (n *Node) watchServer(ctx context.Context) {
+	var generation uint64
+	for ctx.Err() == nil {
+		next, err := n.cfg.Postgres.WaitChange(ctx, generation)
+		if err != nil {
+			_ = timectx.Sleep(ctx, n.cfg.Clock, n.cfg.Timing.Observe)
+			continue
+		}
+		generation = next
+		n.poke()
+	}
+}
+
+// turn looks, decides and acts once. It returns for how long to rest; an error
+// ends the node.
+func (n *Node) turn(ctx context.Context) (time.Duration, error) {
+	n.why = ""
+	v := n.look(ctx)
+	plan := role.Decide(v.role(n))
+	pause, err := n.act(ctx, plan, v)
+	switch {
+	case errors.Is(err, ErrForeignData):
+		return 0, err
+	case err != nil && ctx.Err() == nil:
+		n.cfg.Logger.WarnContext(ctx, "turn cut short", "plan", string(plan.Action), "error", err)
+		n.why = err.Error()
+		pause = max(pause, shortPause)
+	}
+	n.announce(ctx, plan, v)
+	return n.backoff(plan, pause), nil
+}
+
+// backoff lets pauses grow up to the observation interval while the plan stays
+// the same: a cluster that waits for hours is not asked a hundred times a second.
+func (n *Node) backoff(plan role.Plan, wanted time.Duration) time.Duration {
+	if wanted >= n.cfg.Timing.Observe || wanted <= 0 {
+		n.pause = 0
+		return wanted
+	}
+	n.pause = min(max(wanted, n.pause+n.pause/4), n.cfg.Timing.Observe)
+	return n.pause
+}
+
+func (n *Node) act(ctx context.Context, plan role.Plan, v look) (time.Duration, error) {
+	if n.office != nil && n.office.Lease.Check() != nil {
+		n.endOffice(ctx, context.Cause(n.office.Lease.Context()))
+	}
+	if plan.Action != role.Elect && plan.Action != role.Lead {
+		if err := n.elector.Leave(ctx); err != nil {
+			n.cfg.Logger.DebugContext(ctx, "manager's lock not released", "error", err)
+		}
+	}
+	n.keepAlive(ctx, v)
+	switch plan.Action {
+	case role.Stop:
+		return 0, n.stop(ctx, pg.StopImmediate)
+	case role.Bootstrap:
+		return n.bootstrap(ctx, v)
+	case role.Lead:
+		return n.lead(ctx, v)
+	case role.Follow:
+		return n.follow(ctx, v)
+	case role.Elect:
+		return n.elect(ctx, v)
+	case role.Stand:
+		return n.stand(ctx, v)
+	case role.Foreign:
+		return 0, fmt.Errorf("%w: %s; hands off", ErrForeignData, plan.Why)
+	case role.Wait:
+	}
+	return n.cfg.Timing.Observe, nil
+}
+
+// stop stops the server and remembers that nothing of it is left.
+func (n *Node) stop(ctx context.Context, mode pg.StopMode) error {
+	n.following = following{}
+	err := n.cfg.Effects.run("server/stop", func() error { return n.cfg.Postgres.Stop(ctx, mode) })
+	if err != nil {
+		return fmt.Errorf("stop (%s): %w", mode, err)
+	}
+	n.writable = false
+	return nil
+}
+
+// startStandby starts the server as a standby of up, fenced if that is nowhere.
+func (n *Node) startStandby(ctx context.Context, v look, up pg.Upstream) error {
+	if err := n.cfg.Postgres.SetSync(ctx, n.dormant(v)); err != nil {
+		return fmt.Errorf("synchronous setting: %w", err)
+	}
+	err := n.cfg.Effects.run("server/start-standby", func() error { return n.cfg.Postgres.StartStandby(ctx, up) })
+	if err != nil {
+		return fmt.Errorf("start as a standby: %w", err)
+	}
+	n.writable = false
+	return nil
+}
+
+// dormant is the synchronous setting of a standby: never empty, so that a
+// promotion cannot acknowledge anything before its own setting is in force (X4).
+func (n *Node) dormant(v look) pg.SyncSetting {
+	setting := pg.SyncSetting{Method: pg.SyncAny, K: max(1, v.recorded().K)}
+	for _, m := range v.recorded().D() {
+		if m.Node != n.cfg.Name {
+			setting.Names = append(setting.Names, m.String())
+		}
+	}
+	if len(setting.Names) == 0 {
+		setting.Names = []string{"pghad!nobody"}
+	}
+	setting.K = min(setting.K, len(setting.Names))
+	return setting
+}
+
+// stand keeps a standby running that streams from nobody.
+func (n *Node) stand(ctx context.Context, v look) (time.Duration, error) {
+	if v.stopped() {
+		return 0, n.startStandby(ctx, v, pg.Upstream{})
+	}
+	return n.cfg.Timing.Observe, nil
+}
+
+// elect lets the Elector do one step. It gives up the membership first: who
+// votes does not stream.
+func (n *Node) elect(ctx context.Context, v look) (time.Duration, error) {
+	n.dropMembership(ctx)
+	if v.data != role.DataPresent {
+		return n.cfg.Timing.Observe, errors.New("this node is a recorded member and has no data to vote with")
+	}
+	if v.stopped() {
+		if err := n.startStandby(ctx, v, pg.Upstream{}); err != nil {
+			return 0, err
+		}
+	}
+	n.following = following{}
+	out, err := n.elector.Step(ctx, v.records)
+	if errors.Is(err, ErrRolledBack) {
+		return 0, n.beginNewLife(ctx, v, err)
+	}
+	n.why = out.Plan.Why
+	if err != nil {
+		return shortPause, err
+	}
+	if out.Office != nil {
+		n.enterOffice(ctx, out.Office)
+		return 0, nil
+	}
+	if out.Again {
+		return 0, nil
+	}
+	return shortPause, nil
+}
+
+// beginNewLife gives up this life of the data: it has been found behind what it
+// had published. The new life is no recorded member and starts with the highest
+// pledge in the store.
+func (n *Node) beginNewLife(ctx context.Context, v look, cause error) error {
+	nonce, err := newNonce(n.cfg.Rand)
+	if err != nil {
+		return err
+	}
+	n.cfg.Logger.WarnContext(ctx, "new life of this node", "cause", cause)
+	return n.memory.Update(func(s *LocalState) {
+		s.Incarnation, s.Published = nonce[:8], pg.Position{}
+		if id := v.records.Failover.Value.ID; id > s.Pledge {
+			s.Pledge, s.PledgeNonce = id, v.records.Failover.Value.Nonce
+		}
+	})
+}
+
+// shutdown stops the server, lets go of the locks and waits for everything that
+// the node has started. `leader` is released only when no process of the server
+// is left.
+func (n *Node) shutdown(ctx context.Context) error {
+	bounded, cancel := timectx.With(ctx, n.cfg.Clock, n.cfg.Timing.TTL, "fast stop")
+	err := n.stop(bounded, pg.StopFast)
+	cancel()
+	if err != nil {
+		n.cfg.Logger.WarnContext(ctx, "fast stop did not end, stopping immediately", "error", err)
+		err = n.stop(ctx, pg.StopImmediate)
+	}
+	if err != nil {
+		n.cfg.Logger.ErrorContext(ctx, "server still runs, its locks are left to expire", "error", err)
+		return err
+	}
+	if n.office != nil {
+		n.endOffice(ctx, ErrReleased)
+	}
+	closing, cancel := timectx.With(ctx, n.cfg.Clock, n.cfg.Timing.Request, "release of locks")
+	defer cancel()
+	if err := n.locker.Close(closing); err != nil {
+		n.cfg.Logger.WarnContext(ctx, "locks not released, they will expire", "error", err)
+	}
+	return nil
+}
+
+// request bounds one exchange with the store or another server.
+func (n *Node) request(ctx context.Context, what string) (context.Context, context.CancelFunc) {
+	return timectx.With(ctx, n.cfg.Clock, n.cfg.Timing.Request, what)
+}
+
+// upstreamOf says where a node's server is, from its own record.
+func (n *Node) upstreamOf(v look, host string) (pg.Upstream, error) {
+	member, ok := v.records.Member(host)
+	if !ok {
+		return pg.Upstream{}, fmt.Errorf("%s has not published its address (members/%s)", host, host)
+	}
+	parsed, err := url.Parse(member.ConnURL)
+	if err != nil {
+		return pg.Upstream{}, fmt.Errorf("members/%s: conn_url: %w", host, err)
+	}
+	port, err := strconv.Atoi(parsed.Port())
+	if err != nil || parsed.Hostname() == "" {
+		return pg.Upstream{}, fmt.Errorf("members/%s: conn_url %q has no host and port", host, member.ConnURL)
+	}
+	return pg.Upstream{
+		Host: parsed.Hostname(), Port: port, Name: n.streamName(), Slot: record.SlotName(n.cfg.Name),
+	}, nil
+}
+
+// streamName is the application_name to stream under. A life below its floor
+// uses one that no setting lists.
+func (n *Node) streamName() string {
+	local := n.memory.State()
+	name := local.Member(n.cfg.Name).String()
+	if local.BelowFloor() {
+		name += "~"
+	}
+	return name
+}

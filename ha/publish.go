@@ -1,0 +1,260 @@
+package ha
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/pghad/pghad/dcs"
+	"github.com/pghad/pghad/ha/quorum"
+	"github.com/pghad/pghad/ha/record"
+	"github.com/pghad/pghad/ha/role"
+	"github.com/pghad/pghad/pg"
+)
+
+// published is what the node has last written of itself and of the cluster, to
+// write only what has changed, and not more often than once per Observe.
+type published struct {
+	member   []byte
+	memberAt time.Time
+	leader   []byte
+	leaderAt time.Time
+	checked  time.Time
+}
+
+// keepAlive holds alive/<host> while the server lives, and publishes
+// members/<host> under the node's session.
+func (n *Node) keepAlive(ctx context.Context, v look) {
+	if v.storeErr != nil {
+		return
+	}
+	if n.alive != nil && n.alive.Check() != nil {
+		n.alive = nil
+	}
+	live := v.server.Health == pg.HealthAlive
+	switch {
+	case live && n.alive == nil:
+		asked, cancel := n.request(ctx, "taking alive/"+n.cfg.Name)
+		lease, err := n.locker.TryAcquire(asked, n.keys.Alive(n.cfg.Name), []byte(n.cfg.Name))
+		cancel()
+		if err == nil {
+			n.alive = lease
+		}
+	case !live && v.stopped():
+		n.dropAlive(ctx)
+	}
+	if err := n.publishMember(ctx, v); err != nil {
+		n.cfg.Logger.DebugContext(ctx, "own record not published", "error", err)
+	}
+}
+
+func (n *Node) dropAlive(ctx context.Context) {
+	if n.alive != nil {
+		n.release(ctx, n.alive)
+		n.alive = nil
+	}
+}
+
+// joinMembership takes quorum/members/<host>: the tracker may count this life.
+func (n *Node) joinMembership(ctx context.Context) {
+	if n.membership != nil && n.membership.Check() == nil {
+		return
+	}
+	asked, cancel := n.request(ctx, "taking quorum/members/"+n.cfg.Name)
+	defer cancel()
+	lease, err := n.locker.TryAcquire(asked, n.keys.QuorumMember(n.cfg.Name), []byte(n.self().String()))
+	if err != nil {
+		n.cfg.Logger.DebugContext(ctx, "membership not taken", "error", err)
+		return
+	}
+	n.membership = lease
+}
+
+func (n *Node) dropMembership(ctx context.Context) { n.dropMembershipUnless(ctx, look{}, false) }
+
+func (n *Node) dropMembershipUnless(ctx context.Context, _ look, keep bool) {
+	if n.membership == nil || keep {
+		return
+	}
+	n.release(ctx, n.membership)
+	n.membership = nil
+}
+
+func (n *Node) release(ctx context.Context, lease *Lease) {
+	asked, cancel := n.request(context.WithoutCancel(ctx), "releasing "+lease.Key())
+	defer cancel()
+	if err := lease.Release(asked); err != nil {
+		n.cfg.Logger.DebugContext(ctx, "lock not released, it will expire", "key", lease.Key(), "error", err)
+	}
+}
+
+// publishMember writes members/<host>.
+func (n *Node) publishMember(ctx context.Context, v look) error {
+	local, now := n.memory.State(), n.cfg.Clock.Now()
+	held := v.server.Held()
+	member := record.Member{
+		ConnURL:  (&url.URL{Scheme: "postgres", Host: net.JoinHostPort(n.cfg.Host, strconv.Itoa(n.cfg.Port)), Path: "/postgres"}).String(),
+		APIURL:   n.cfg.APIURL,
+		Role:     n.publicRole(v),
+		State:    publicState(v),
+		XlogLSN:  uint64(held.LSN),
+		Timeline: held.Timeline, Received: v.server.Received, Replayed: v.server.Replayed,
+		Format: record.Format, Version: n.cfg.Version, Server: v.server.Version,
+		Pledge: local.Pledge, Incarnation: local.Incarnation, Why: n.status.Why,
+		Priority: n.cfg.Priority, NoFailover: n.cfg.NoFailover, Pending: v.server.Pending,
+		Rejoin: n.question.nonce, Upstream: n.following.upstream.Host,
+	}
+	if local.Floor != (pg.Position{}) {
+		member.Floor = &local.Floor
+	}
+	body := record.Encode(member)
+	if bytes.Equal(body, n.published.member) {
+		return nil
+	}
+	// What others wait for is published at once, positions in their time.
+	before, _ := v.records.Member(n.cfg.Name)
+	urgent := before.Role != member.Role || before.State != member.State || before.Rejoin != member.Rejoin ||
+		before.Incarnation != member.Incarnation || before.Pledge != member.Pledge
+	if !urgent && now.Sub(n.published.memberAt) < n.cfg.Timing.Observe {
+		return nil
+	}
+	asked, cancel := n.request(ctx, "publishing members/"+n.cfg.Name)
+	defer cancel()
+	session, err := n.locker.Session(asked)
+	if err != nil {
+		return fmt.Errorf("session: %w", err)
+	}
+	member.Sampled = n.cfg.Wall().UTC()
+	key, guard := n.keys.Member(n.cfg.Name), dcs.Guard{Key: n.keys.Member(n.cfg.Name), Absent: true}
+	for _, h := range v.records.Members {
+		if h.Name == n.cfg.Name {
+			guard = h.Guard(key)
+		}
+	}
+	_, err = n.cfg.Store.Commit(asked, dcs.Txn{
+		If: []dcs.Guard{guard}, Then: []dcs.Op{{Key: key, Value: record.Encode(member), Session: session}},
+	})
+	if err != nil {
+		return fmt.Errorf("commit %s: %w", key, err)
+	}
+	n.published.member, n.published.memberAt = body, now
+	return nil
+}
+
+func (n *Node) publicRole(v look) string {
+	switch {
+	case v.data != role.DataPresent || n.memory.State().Creating:
+		return "uninitialized"
+	case n.office != nil && v.primary():
+		return "primary"
+	default:
+		return "replica"
+	}
+}
+
+func publicState(v look) string {
+	switch {
+	case v.standby() && v.server.Streams():
+		return "streaming"
+	case v.server.Health == pg.HealthUnknown:
+		return "unknown"
+	default:
+		return string(v.server.Process)
+	}
+}
+
+// publishAsLeader writes status and replics_info when they have changed, at
+// most once per Observe, except that an answer is given at once.
+func (n *Node) publishAsLeader(ctx context.Context, v look) error {
+	now, o := n.cfg.Clock.Now(), n.office
+	status := record.Status{
+		Format: record.Format, Term: o.Term, Leader: n.cfg.Name, Flushed: v.server.Flushed,
+		Gate: "open", Tracker: n.status.Tracker, Nodes: n.opinions(v), Spared: map[string]string{},
+	}
+	for host, question := range o.spared {
+		if n.isSpared(v, host) {
+			status.Spared[host] = question.nonce
+		}
+	}
+	body := append(record.Encode(status), record.Encode(v.server.Senders)...)
+	answered := false
+	for host, nonce := range status.Spared {
+		answered = answered || v.records.Status.Value.Spared[host] != nonce
+	}
+	if bytes.Equal(body, n.published.leader) || (!answered && now.Sub(n.published.leaderAt) < n.cfg.Timing.Observe) {
+		return nil
+	}
+	replics := record.ReplicsInfo{Format: record.Format, Sampled: n.cfg.Wall().UTC(), Senders: v.server.Senders}
+	txn := dcs.Txn{
+		If: []dcs.Guard{v.records.Status.Guard(n.keys.Status()), v.records.Replics.Guard(n.keys.ReplicsInfo())},
+		Then: []dcs.Op{
+			{Key: n.keys.Status(), Value: record.Encode(status)},
+			{Key: n.keys.ReplicsInfo(), Value: record.Encode(replics)},
+		},
+	}
+	for _, vote := range v.records.Votes { // of elections that have ended
+		if vote.ID < o.Term && len(txn.Then) < 32 {
+			txn.Then = append(txn.Then, dcs.Op{Key: vote.Key, Delete: true})
+		}
+	}
+	if err := n.commitAsLeader(ctx, "office/publish", txn); err != nil {
+		return err
+	}
+	n.published.leader, n.published.leaderAt = body, now
+	return nil
+}
+
+func (n *Node) opinions(v look) map[string]record.NodeStatus {
+	nodes := map[string]record.NodeStatus{n.cfg.Name: {Health: "alive", Stream: "none"}}
+	for _, h := range v.records.Members {
+		if h.Name == n.cfg.Name {
+			continue
+		}
+		opinion := record.NodeStatus{Health: "unknown", Stream: "none"}
+		if slices.Contains(v.records.Alive, h.Name) {
+			opinion.Health = "alive"
+		}
+		for _, s := range v.server.Senders {
+			member, err := quorum.ParseMember(s.Name)
+			if err != nil || member.Node != h.Name {
+				continue
+			}
+			opinion.Stream, opinion.Sync = s.State, s.Sync
+			if s.Flush < v.server.Flushed {
+				opinion.Lag = uint64(v.server.Flushed - s.Flush)
+			}
+		}
+		nodes[h.Name] = opinion
+	}
+	return nodes
+}
+
+// slots are the physical slots that this server keeps: one for every other node
+// that is recorded or publishes itself, advanced to what that node has flushed.
+func (n *Node) slots(v look) []pg.Slot {
+	var hosts []string
+	for _, m := range v.recorded().D() {
+		hosts = append(hosts, m.Node)
+	}
+	for _, h := range v.records.Members {
+		hosts = append(hosts, h.Name)
+	}
+	slices.Sort(hosts)
+	var slots []pg.Slot
+	for _, host := range slices.Compact(hosts) {
+		if host == n.cfg.Name || host == "" {
+			continue
+		}
+		slot := pg.Slot{Name: record.SlotName(host)}
+		if member, ok := v.records.Member(host); ok {
+			slot.Advance = pg.LSN(member.XlogLSN)
+		}
+		slots = append(slots, slot)
+	}
+	return slots
+}
