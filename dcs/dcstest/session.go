@@ -1,0 +1,228 @@
+package dcstest
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pghad/pghad/dcs"
+)
+
+var sessionCases = []suiteCase{
+	{
+		"GrantedAtLeastAsAsked",
+		"a node believes that it holds its locks for longer than the store keeps them: two primaries.",
+		grantedAtLeastAsAsked,
+	},
+	{
+		"ImpossibleTTLIsRefused",
+		"a mistake in the configuration looks like an outage.",
+		func(t *testing.T, e *env) {
+			for _, ttl := range []time.Duration{0, -time.Second} {
+				_, err := e.client(t, "a").NewSession(e.ctx, ttl)
+				require.ErrorIs(t, err, dcs.ErrInvalid)
+			}
+		},
+	},
+	{
+		"KeysDieWithSession",
+		"a lock vanishes while its holder still relies on it, or stays for ever after its death.",
+		keysDieWithSession,
+	},
+	{
+		"RenewExtends",
+		"a holder that renews in time loses its lock.",
+		renewExtends,
+	},
+	{
+		"RenewAfterExpiryIsLost",
+		"a node goes on as the holder of a lock that others may hold by now.",
+		renewAfterExpiryIsLost,
+	},
+	{
+		"CloseIsPromptAndIdempotent",
+		"an orderly handover waits for the TTL as if the node had crashed, or fails when repeated.",
+		closeIsPromptAndIdempotent,
+	},
+	{
+		"CloseWithFreshContextAfterCancel",
+		"a node that was told to stop cannot let go of its locks.",
+		closeWithFreshContextAfterCancel,
+	},
+	{
+		"TwoSessionsIndependent",
+		"letting go of one lock lets go of another.",
+		twoSessionsIndependent,
+	},
+	{
+		"WriteWithDeadSessionFails",
+		"a key is left that no expiry will ever remove, or a refused transaction is half done.",
+		writeWithDeadSessionFails,
+	},
+	{
+		"WriteMovesTheBinding",
+		"a record dies with the session of a former writer, or outlives its present one.",
+		writeMovesTheBinding,
+	},
+	{
+		"RestartWithSameNameIsNotAdopted",
+		"a restarted node takes up the lock of its former life, which is about to expire under it.",
+		restartWithSameNameIsNotAdopted,
+	},
+}
+
+func grantedAtLeastAsAsked(t *testing.T, e *env) {
+	s := e.client(t, "a")
+	for _, ttl := range []time.Duration{
+		max(e.traits.MinTTL, time.Millisecond),
+		e.ttl() + time.Millisecond,
+		e.ttl() + 1500*time.Millisecond,
+		e.longTTL(),
+	} {
+		session := e.session(t, s, ttl)
+		require.GreaterOrEqual(t, session.TTL(), ttl)
+		require.NotEmpty(t, session.ID())
+	}
+}
+
+func keysDieWithSession(t *testing.T, e *env) {
+	a, b := e.client(t, "a"), e.client(t, "b")
+	e.put(t, a, "unbound", "")
+	updates := b.Watch(e.ctx, e.base)
+	sent := e.clk.Now()
+	session := e.session(t, a, e.ttl())
+	e.create(t, a, "k1", session.ID())
+	e.create(t, a, "k2", session.ID())
+	require.Equal(t, session.ID(), e.get(t, b, "k1").Session)
+
+	e.await(t, updates, func(kvs []dcs.KV) bool { return len(kvs) == 3 })
+	kvs := e.await(t, updates, func(kvs []dcs.KV) bool { return len(kvs) < 3 })
+	lived := e.clk.Since(sent)
+	require.GreaterOrEqual(t, lived, session.TTL(), "the keys died early")
+	if len(kvs) > 1 { // each key may be told of on its own
+		kvs = e.await(t, updates, func(kvs []dcs.KV) bool { return len(kvs) == 1 })
+	}
+	require.Equal(t, []string{"unbound"}, e.keys(kvs))
+	require.LessOrEqual(t, e.clk.Since(sent), session.TTL()+e.traits.Linger, "the keys died late")
+}
+
+func renewExtends(t *testing.T, e *env) {
+	s := e.client(t, "a")
+	session := e.session(t, s, 3*e.ttl())
+	e.create(t, s, "k", session.ID())
+	// All that matters is measured, so that a machine that stalls for longer
+	// than the TTL raises no false alarm.
+	start := e.clk.Now()
+	for sent := start; e.clk.Since(start) < 2*session.TTL(); {
+		e.sleep(t, session.TTL()/6)
+		next := e.clk.Now()
+		err := session.Renew(e.ctx)
+		if e.clk.Since(sent) >= session.TTL() {
+			t.Skip("NOT TESTED: this machine was too slow to renew in time")
+		}
+		require.NoError(t, err)
+		sent = next
+	}
+	kv := e.get(t, s, "k")
+	require.Equal(t, session.ID(), kv.Session)
+	require.Equal(t, kv.Created, kv.Revision, "a renewal does not write to the keys")
+}
+
+func renewAfterExpiryIsLost(t *testing.T, e *env) {
+	s := e.client(t, "a")
+	session := e.session(t, s, e.ttl())
+	e.create(t, s, "k", session.ID())
+	e.await(t, s.Watch(e.ctx, e.base), func(kvs []dcs.KV) bool { return len(kvs) == 0 })
+	require.ErrorIs(t, session.Renew(e.ctx), dcs.ErrSessionLost)
+	require.ErrorIs(t, session.Renew(e.ctx), dcs.ErrSessionLost, "a loss is final")
+	require.NoError(t, session.Close(e.ctx), "closing a session that is gone does nothing")
+}
+
+func closeIsPromptAndIdempotent(t *testing.T, e *env) {
+	s := e.client(t, "a")
+	session := e.session(t, s, e.longTTL())
+	e.create(t, s, "k", session.ID())
+	require.NoError(t, session.Close(e.ctx))
+	e.absent(t, s, "k")
+	require.NoError(t, session.Close(e.ctx))
+	require.ErrorIs(t, session.Renew(e.ctx), dcs.ErrSessionLost)
+}
+
+func closeWithFreshContextAfterCancel(t *testing.T, e *env) {
+	s := e.client(t, "a")
+	ctx, cancel := context.WithCancel(e.ctx)
+	session, err := s.NewSession(ctx, e.longTTL())
+	require.NoError(t, err)
+	_, err = dcs.Create(ctx, s, e.key("k"), nil, session.ID())
+	require.NoError(t, err)
+	cancel()
+	require.NoError(t, session.Renew(e.ctx), "a session does not end with the context that opened it")
+	require.Error(t, session.Close(ctx))
+	e.get(t, s, "k")
+	require.NoError(t, session.Close(e.ctx))
+	e.absent(t, s, "k")
+}
+
+func twoSessionsIndependent(t *testing.T, e *env) {
+	s := e.client(t, "a")
+	first, second := e.session(t, s, e.longTTL()), e.session(t, s, e.longTTL())
+	require.NotEqual(t, first.ID(), second.ID())
+	e.create(t, s, "first", first.ID())
+	e.create(t, s, "second", second.ID())
+	require.NoError(t, first.Close(e.ctx))
+	e.absent(t, s, "first")
+	require.Equal(t, second.ID(), e.get(t, s, "second").Session)
+	require.NoError(t, second.Renew(e.ctx))
+}
+
+func writeWithDeadSessionFails(t *testing.T, e *env) {
+	s := e.client(t, "a")
+	session := e.session(t, s, e.longTTL())
+	require.NoError(t, session.Close(e.ctx))
+	e.put(t, s, "old", "1")
+	_, err := s.Commit(e.ctx, dcs.Txn{Then: []dcs.Op{
+		{Key: e.key("old"), Value: []byte("2")},
+		{Key: e.key("bound"), Session: session.ID()},
+	}})
+	require.ErrorIs(t, err, dcs.ErrSessionLost)
+	e.absent(t, s, "bound")
+	require.Equal(t, "1", string(e.get(t, s, "old").Value))
+}
+
+func writeMovesTheBinding(t *testing.T, e *env) {
+	s := e.client(t, "a")
+	first, second := e.session(t, s, e.longTTL()), e.session(t, s, e.longTTL())
+	for _, name := range []string{"unbound", "moved", "kept"} {
+		e.create(t, s, name, first.ID())
+	}
+	e.put(t, s, "unbound", "")
+	moved := e.get(t, s, "moved")
+	_, err := dcs.CompareAndSwap(e.ctx, s, moved.Key, moved.Revision, nil, second.ID())
+	require.NoError(t, err)
+
+	require.NoError(t, first.Close(e.ctx))
+	e.absent(t, s, "kept")
+	require.Empty(t, e.get(t, s, "unbound").Session)
+	require.Equal(t, second.ID(), e.get(t, s, "moved").Session)
+	require.NoError(t, second.Close(e.ctx))
+	e.absent(t, s, "moved")
+	e.get(t, s, "unbound")
+}
+
+func restartWithSameNameIsNotAdopted(t *testing.T, e *env) {
+	before := e.client(t, "node")
+	old := e.session(t, before, e.longTTL())
+	token := e.create(t, before, "lock", old.ID())
+	require.NoError(t, before.Close())
+
+	after := e.client(t, "node")
+	session := e.session(t, after, e.longTTL())
+	require.NotEqual(t, old.ID(), session.ID())
+	kv := e.get(t, after, "lock")
+	require.Equal(t, old.ID(), kv.Session, "the lock still belongs to the former life")
+	require.Equal(t, token, kv.Created)
+	_, err := dcs.Create(e.ctx, after, e.key("lock"), nil, session.ID())
+	require.ErrorIs(t, err, dcs.ErrConflict)
+}
