@@ -17,3 +17,6 @@ func dieWithParent(cmd *exec.Cmd) {
 	}
 	cmd.SysProcAttr.Setpgid = true // an interrupt at the terminal is for the parent, which stops its servers in order
 }
+
+// endWithParent has the kernel ask the child to end when this process dies.
+func endWithParent() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM} }
