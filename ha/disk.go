@@ -164,10 +164,13 @@ func replaceFile(dir, path string, data []byte) error {
 	if err != nil {
 		return err //nolint:wrapcheck // names the file already
 	}
-	folder, err := os.Open(dir)
+	folder, err := os.Open(dir) //nolint:gosec // the caller's own directory
 	if err != nil {
 		return err //nolint:wrapcheck // names the file already
 	}
-	defer folder.Close()
-	return folder.Sync() //nolint:wrapcheck // names the file already
+	err = folder.Sync()
+	if closeErr := folder.Close(); err == nil {
+		err = closeErr
+	}
+	return err //nolint:wrapcheck // names the file already
 }

@@ -82,12 +82,18 @@ type Effects struct {
 
 // run carries out one effect between its two marks.
 func (e Effects) run(name string, effect func() error) error {
-	if e.Before != nil {
-		e.Before(name)
-	}
+	e.mark(name, false)
 	err := effect()
-	if e.After != nil {
+	e.mark(name, true)
+	return err
+}
+
+// mark is one of the two marks of an effect.
+func (e Effects) mark(name string, done bool) {
+	switch {
+	case !done && e.Before != nil:
+		e.Before(name)
+	case done && e.After != nil:
 		e.After(name)
 	}
-	return err
 }

@@ -15,11 +15,12 @@ import (
 // follow brings the server to stream from the holder of `leader`, as far as
 // its recorded term, its timeline and the node's own history allow.
 func (n *Node) follow(ctx context.Context, v look) (time.Duration, error) {
-	n.dropMembershipUnless(ctx, v, n.counts(v))
+	if !n.counts(v) {
+		n.dropMembership(ctx)
+	}
 	term, err := v.records.InOffice()
 	if err != nil {
-		n.why = err.Error()
-		return shortPause, nil
+		return shortPause, err
 	}
 	local, nonce := n.memory.State(), v.records.Failover.Value.Nonce
 	if term.ID < local.Pledge || (term.ID == local.Pledge && nonce != local.PledgeNonce) {

@@ -283,8 +283,12 @@ func (n *Node) isSpared(v look, host string) bool {
 	return passed
 }
 
-// selfCheck proves that the server can still write.
+// selfCheck proves, once per Observe, that the server can still write.
 func (n *Node) selfCheck(ctx context.Context) error {
+	if now := n.cfg.Clock.Now(); now.Sub(n.office.checked) < n.cfg.Timing.Observe {
+		return nil
+	}
+	n.office.checked = n.cfg.Clock.Now()
 	asked, cancel := n.request(ctx, "self-check of the server")
 	defer cancel()
 	if err := n.cfg.Postgres.SelfCheck(asked); err != nil {

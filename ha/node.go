@@ -134,7 +134,8 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 }
 
 func (n *Node) assemble() error {
-	cfg, err := n.cfg, error(nil)
+	cfg := n.cfg
+	var err error
 	n.locker, err = NewLocker(LockerConfig{
 		Store: cfg.Store, TTL: cfg.Timing.TTL, RenewEvery: cfg.Timing.RenewEvery, Margin: cfg.Timing.Margin,
 		Request: cfg.Timing.Request, MaxDrift: cfg.Timing.MaxDrift, Clock: cfg.Clock, Wall: cfg.Wall, Logger: cfg.Logger,

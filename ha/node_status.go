@@ -55,7 +55,7 @@ func (n *Node) announce(ctx context.Context, plan role.Plan, v look) {
 		status.Why = plan.Why
 	}
 	if n.office != nil {
-		status.Term, status.Until, status.Tracker = n.office.Term, n.office.Lease.Until(), n.office.tracker
+		status.Term, status.Until, status.Tracker = n.office.Term, n.office.Lease.Until(), n.office.tracking
 	}
 	before := n.status
 	n.mu.Lock()

@@ -16,8 +16,11 @@ type office struct {
 	promoted bool          // the server has been seen as the primary of Timeline
 	failures int           // starts in place that failed in a row
 	barrier  barrier
-	tracker  string           // what the quorum tracker did or waits for
+	tracker  *QuorumTracker
+	tracked  uint64           // the server's generation that the tracker knows
+	tracking string           // what the tracker did or waits for
 	spared   map[string]spare // questions of members, by host
+	checked  time.Time        // when the server last proved that it can write
 	unwell   time.Time        // since when the server could not answer or write, zero if it can
 }
 
@@ -69,10 +72,12 @@ func (n *Node) enterOffice(ctx context.Context, won *Office) {
 func (n *Node) endOffice(ctx context.Context, cause error) {
 	o := n.office
 	ctx = context.WithoutCancel(ctx)
-	if o.Lease.Check() != nil {
+	stopped := o.Lease.Check() == nil // by the caller
+	if !stopped {
 		<-o.guarded
+		stopped = o.stopErr == nil
 	}
-	if o.stopErr == nil {
+	if stopped {
 		bounded, cancel := n.request(ctx, "release of the leader lock")
 		err := n.cfg.Effects.run("office/release", func() error { return o.Lease.Release(bounded) })
 		cancel()
@@ -80,6 +85,9 @@ func (n *Node) endOffice(ctx context.Context, cause error) {
 			n.cfg.Logger.WarnContext(ctx, "leader lock not released, it will expire", "error", err)
 		}
 		<-o.guarded
+	}
+	if o.tracker != nil {
+		o.tracker.Close()
 	}
 	n.office = nil
 	n.cfg.Logger.InfoContext(ctx, "office left", "term", o.Term, "cause", cause)

@@ -24,7 +24,6 @@ type published struct {
 	memberAt time.Time
 	leader   []byte
 	leaderAt time.Time
-	checked  time.Time
 }
 
 // keepAlive holds alive/<host> while the server lives, and publishes
@@ -75,14 +74,11 @@ func (n *Node) joinMembership(ctx context.Context) {
 	n.membership = lease
 }
 
-func (n *Node) dropMembership(ctx context.Context) { n.dropMembershipUnless(ctx, look{}, false) }
-
-func (n *Node) dropMembershipUnless(ctx context.Context, _ look, keep bool) {
-	if n.membership == nil || keep {
-		return
+func (n *Node) dropMembership(ctx context.Context) {
+	if n.membership != nil {
+		n.release(ctx, n.membership)
+		n.membership = nil
 	}
-	n.release(ctx, n.membership)
-	n.membership = nil
 }
 
 func (n *Node) release(ctx context.Context, lease *Lease) {
@@ -174,7 +170,7 @@ func (n *Node) publishAsLeader(ctx context.Context, v look) error {
 	now, o := n.cfg.Clock.Now(), n.office
 	status := record.Status{
 		Format: record.Format, Term: o.Term, Leader: n.cfg.Name, Flushed: v.server.Flushed,
-		Gate: "open", Tracker: n.status.Tracker, Nodes: n.opinions(v), Spared: map[string]string{},
+		Gate: "open", Tracker: o.tracking, Nodes: n.opinions(v), Spared: map[string]string{},
 	}
 	for host, question := range o.spared {
 		if n.isSpared(v, host) {

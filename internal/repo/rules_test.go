@@ -82,9 +82,9 @@ var rules = []rule{
 		never:  metrics,
 	},
 	{
-		says:         "a pure leaf imports pg and the standard library only",
+		says:         "a pure leaf imports pg, the recorded quorum and the standard library only",
 		from:         pureLeaves,
-		onlyDirectly: []string{"std", "./pg"},
+		onlyDirectly: []string{"std", "./pg", "./ha/quorum"},
 	},
 	{
 		says:          "a pure leaf does not lock, wait, draw lots, or look at the world",

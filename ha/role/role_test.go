@@ -1,0 +1,92 @@
+package role_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pghad/pghad/ha/role"
+	"github.com/pghad/pghad/pg"
+)
+
+// replica is a healthy member of a healthy cluster that b leads.
+func replica() role.View {
+	return role.View{
+		Name: "a", Initialized: "77", Records: true, Leader: "b", InD: true,
+		Memory: "77", Data: role.DataPresent, SystemID: "77", Process: pg.ProcessRunning, Role: pg.RoleStandby,
+	}
+}
+
+func TestDecide(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(*role.View)
+		want   role.Action
+	}{
+		"healthy replica":                           {func(*role.View) {}, role.Follow},
+		"writable without a lease":                  {func(v *role.View) { v.Role = pg.RolePrimary }, role.Stop},
+		"writable without a lease and no store":     {func(v *role.View) { v.Role, v.StoreErr = pg.RolePrimary, "timeout" }, role.Stop},
+		"writable, leader by name only":             {func(v *role.View) { v.Role, v.Leader = pg.RolePrimary, "a" }, role.Stop},
+		"writable with a lease":                     {func(v *role.View) { v.Role, v.Leader, v.Office = pg.RolePrimary, "a", true }, role.Lead},
+		"a lease and a store that does not answer":  {func(v *role.View) { v.Role, v.Office, v.StoreErr = pg.RolePrimary, true, "timeout" }, role.Wait},
+		"store error is not an absent leader":       {func(v *role.View) { v.Leader, v.StoreErr = "", "timeout" }, role.Wait},
+		"no leader, recorded member":                {func(v *role.View) { v.Leader = "" }, role.Elect},
+		"no leader, not recorded":                   {func(v *role.View) { v.Leader, v.InD = "", false }, role.Stand},
+		"no leader, not recorded, nothing to run":   {func(v *role.View) { v.Leader, v.InD, v.Data = "", false, role.DataNone }, role.Wait},
+		"own name in leader without a lease":        {func(v *role.View) { v.Leader = "a" }, role.Stand},
+		"no data":                                   {func(v *role.View) { v.Data, v.SystemID, v.Role = role.DataNone, "", pg.RoleUnknown }, role.Follow},
+		"data of another cluster":                   {func(v *role.View) { v.SystemID = "88" }, role.Foreign},
+		"own data of an interrupted bootstrap":      {func(v *role.View) { v.SystemID, v.Pending, v.Memory = "88", true, "" }, role.Follow},
+		"corrupt record":                            {func(v *role.View) { v.RecordsErr = "record /x: bad" }, role.Wait},
+		"store shows less than remembered":          {func(v *role.View) { v.Forgotten = "restored" }, role.Wait},
+		"quorum record gone":                        {func(v *role.View) { v.Records = false }, role.Wait},
+		"emptied store":                             {func(v *role.View) { v.Initialized, v.Bootstrap = "", true }, role.Wait},
+		"new cluster, may create":                   {func(v *role.View) { *v = role.View{Name: "a", Bootstrap: true, Data: role.DataNone} }, role.Bootstrap},
+		"new cluster, may not create":               {func(v *role.View) { *v = role.View{Name: "a", Data: role.DataNone} }, role.Wait},
+		"new cluster over existing data":            {func(v *role.View) { *v = role.View{Name: "a", Bootstrap: true, Data: role.DataPresent, SystemID: "9"} }, role.Wait},
+		"interrupted bootstrap goes on":             {func(v *role.View) { *v = role.View{Name: "a", Pending: true, Data: role.DataPresent, SystemID: "9"} }, role.Bootstrap},
+		"interrupted copy, leader there":            {func(v *role.View) { v.Data = role.DataIncomplete }, role.Follow},
+		"interrupted copy, not recorded, no leader": {func(v *role.View) { v.Data, v.Leader, v.InD = role.DataIncomplete, "", false }, role.Wait},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := replica()
+			c.change(&v)
+			plan := role.Decide(v)
+			require.Equal(t, c.want, plan.Action, plan.String())
+			require.NotEmpty(t, plan.Why)
+		})
+	}
+}
+
+// TestNeverWritableWithoutOffice enumerates every combination of what a node
+// may see: without an office a server that can be written to is always stopped,
+// and nobody leads.
+func TestNeverWritableWithoutOffice(t *testing.T) {
+	t.Parallel()
+	flags := []func(*role.View){
+		func(v *role.View) { v.StoreErr = "x" },
+		func(v *role.View) { v.RecordsErr = "x" },
+		func(v *role.View) { v.Initialized = "" },
+		func(v *role.View) { v.Records = false },
+		func(v *role.View) { v.Leader = "" },
+		func(v *role.View) { v.Leader = "a" },
+		func(v *role.View) { v.InD = false },
+		func(v *role.View) { v.Memory = "" },
+		func(v *role.View) { v.Forgotten = "x" },
+		func(v *role.View) { v.Bootstrap = true },
+		func(v *role.View) { v.Pending = true },
+		func(v *role.View) { v.SystemID = "88" },
+	}
+	for set := range uint(1) << len(flags) {
+		v := replica()
+		for i, flag := range flags {
+			if set>>i&1 == 1 {
+				flag(&v)
+			}
+		}
+		require.NotEqual(t, role.Lead, role.Decide(v).Action, "%+v", v)
+		v.Role = pg.RolePrimary
+		require.Equal(t, role.Stop, role.Decide(v).Action, "%+v", v)
+	}
+}
