@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/url"
@@ -22,23 +23,8 @@ func (l *loader) derive() {
 		return
 	}
 	pg.DataDir = filepath.Clean(pg.DataDir)
-	for _, d := range []struct {
-		field *string
-		value string
-	}{
-		{&pg.StateDir, pg.DataDir + ".pghad"},
-		{&pg.SocketDir, filepath.Join(orElse(pg.StateDir, pg.DataDir+".pghad"), "socket")},
-		{&pg.Log, filepath.Join(orElse(pg.StateDir, pg.DataDir+".pghad"), "postgres.log")},
-	} {
-		*d.field = filepath.Clean(orElse(*d.field, d.value))
-	}
-}
-
-func orElse(text, otherwise string) string {
-	if text == "" {
-		return otherwise
-	}
-	return text
+	pg.StateDir = filepath.Clean(cmp.Or(pg.StateDir, pg.DataDir+".pghad"))
+	pg.SocketDir = filepath.Clean(cmp.Or(pg.SocketDir, filepath.Join(pg.StateDir, "socket")))
 }
 
 // check looks at values that have the right type.
@@ -153,7 +139,6 @@ func (l *loader) checkPaths() {
 		{"postgres.data_dir", pg.DataDir},
 		{"postgres.state_dir", pg.StateDir},
 		{"postgres.socket_dir", pg.SocketDir},
-		{"postgres.log", pg.Log},
 		{"postgres.replication.password_file", pg.Replication.PasswordFile},
 	} {
 		if p.path != "" && l.isSet(p.key) && !filepath.IsAbs(p.path) {

@@ -54,7 +54,6 @@ type Postgres struct {
 	Replication Replication
 	Parameters  map[string]string
 	HBA         []string
-	Log         string
 }
 
 // Replication is the role by which nodes copy from each other.

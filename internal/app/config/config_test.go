@@ -53,7 +53,7 @@ func TestDefaults(t *testing.T) {
 	require.False(t, cfg.Bootstrap, "a new cluster is never implied")
 	require.Equal(t, config.DCS{Type: "etcd", Endpoints: []string{"http://127.0.0.1:2379"}}, cfg.DCS)
 	require.Equal(t, config.Postgres{
-		DataDir: "/data", StateDir: "/data.pghad", SocketDir: "/data.pghad/socket", Log: "/data.pghad/postgres.log",
+		DataDir: "/data", StateDir: "/data.pghad", SocketDir: "/data.pghad/socket",
 		Port: 5432, Superuser: "postgres", Database: "postgres",
 		Replication: config.Replication{User: "replicator", Password: config.NewSecret("hunter2")},
 	}, cfg.Postgres)
@@ -107,6 +107,18 @@ log: {level: debug}
 	require.Equal(t, "PGHAD_NODE: node", cfg.Where("node"))
 	require.Equal(t, cfg.File()+":1:10: cluster", cfg.Where("cluster"))
 	require.Equal(t, "strict", cfg.Where("strict"))
+}
+
+func TestFlagsWin(t *testing.T) {
+	t.Parallel()
+	cfg, err := config.Load(config.Options{
+		File:  write(t, minimal),
+		Env:   []string{"PGHAD_CLUSTER=env"},
+		Flags: []config.Flag{{Name: "--cluster", Key: "cluster", Text: "flag"}},
+	})
+	require.NoError(t, err)
+	require.Equal(t, "flag", cfg.Cluster)
+	require.Equal(t, "--cluster: cluster", cfg.Where("cluster"))
 }
 
 func TestEverythingByEnvironment(t *testing.T) {
@@ -215,7 +227,7 @@ func TestTableHoldsTheStruct(t *testing.T) {
 func TestEveryKeyIsStoredAlone(t *testing.T) {
 	t.Parallel()
 	values := map[string]string{
-		"true or false": "true", "number": "7", "duration": "4s", "list": "http://z:9", "map": "{a: b}", "secret": "s3cret", "text": "/z",
+		"true or false": "true", "number": "7", "duration": "9s", "list": "http://z:9", "map": "{a: b}", "secret": "s3cret", "text": "/z",
 	}
 	special := map[string]string{
 		"namespace": "zz", "cluster": "zz", "node": "zz", "strict": "false", "log.level": "warn", "log.format": "json", "postgres.listen": "zz",

@@ -33,13 +33,19 @@ func (l *loader) fromEnv(env []string) {
 			l.problem(at, "", sentence)
 			continue
 		}
-		v, problem := l.keys[i].fromText(at, text)
-		if problem != nil {
-			l.problems = append(l.problems, *problem)
-			continue
-		}
-		l.set(l.keys[i], v)
+		l.fromText(l.keys[i].Name, at, text)
 	}
+}
+
+// fromText stores the text of a variable or flag.
+func (l *loader) fromText(name string, at origin, text string) {
+	i := slices.IndexFunc(l.keys, func(k Key) bool { return k.Name == name })
+	v, problem := l.keys[i].parse(at, text)
+	if problem != nil {
+		l.problems = append(l.problems, *problem)
+		return
+	}
+	l.set(l.keys[i], v)
 }
 
 func lower(names []string) []string {
@@ -50,9 +56,9 @@ func lower(names []string) []string {
 	return out
 }
 
-// fromText reads the text of a variable. Only lists and maps are YAML: a
+// parse reads the text of a variable or flag. Only lists and maps are YAML: a
 // password may contain anything.
-func (k Key) fromText(at origin, text string) (value, *Problem) {
+func (k Key) parse(at origin, text string) (value, *Problem) {
 	trimmed := strings.TrimSpace(text)
 	switch k.field(&Config{}).(type) {
 	case *[]string:

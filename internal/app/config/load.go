@@ -13,7 +13,15 @@ import (
 type Options struct {
 	File   string   // "" for none: everything comes from the environment
 	Env    []string // "NAME=value", as os.Environ returns it
+	Flags  []Flag   // win over both
 	Client bool     // only to look at a cluster: what only a node needs may be missing, and its secrets are not read
+}
+
+// Flag is a value given on the command line.
+type Flag struct {
+	Name string // as the user knows it: "--cluster"
+	Key  string
+	Text string // as an environment variable would have it
 }
 
 // Load reads and checks a configuration. It changes nothing. Its error is an
@@ -25,6 +33,9 @@ func Load(opts Options) (*Config, error) {
 		l.fromFile(opts.File)
 	}
 	l.fromEnv(opts.Env)
+	for _, flag := range opts.Flags {
+		l.fromText(flag.Key, origin{variable: flag.Name}, flag.Text)
+	}
 	l.secrets()
 	l.required()
 	if len(l.problems) == 0 {

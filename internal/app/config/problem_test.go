@@ -91,6 +91,10 @@ func TestProblems(t *testing.T) {
 		{"mode of another version", minimal + "mode: sync\n", nil, "FILE:9:7: mode: sync is not in this version; write quorum"},
 		{"unknown mode", minimal + "mode: fast\n", nil, `FILE:9:7: mode: "fast" is unknown; write quorum`},
 		{"unknown level", minimal + "log: {level: loud}\n", nil, `FILE:9:14: log.level: "loud" is unknown; write one of debug, info, warn, error`},
+		{
+			"timing that cannot hold", minimal + "timing:\n  margin: 5s\n", nil,
+			"FILE:10:11: timing: margin 5s + 2 × renew 3s = 11s ≥ ttl 10s: a lease would end before its second renewal; raise ttl above 11s, or lower renew or margin",
+		},
 		{"priority below zero", minimal + "tags: {failover_priority: -1}\n", nil, "FILE:9:27: tags.failover_priority: -1 is below zero; write 0 for never, or a number above it"},
 	}
 	for _, tt := range tests {

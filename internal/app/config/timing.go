@@ -2,7 +2,10 @@ package config
 
 import (
 	"fmt"
+	"strings"
 	"time"
+
+	"github.com/pghad/pghad/ha"
 )
 
 // Timing holds the durations of the protocol.
@@ -16,6 +19,20 @@ type Timing struct {
 	ElectionTimeout time.Duration
 }
 
+// HA is the same as the protocol's pieces take it. How far clocks may drift is
+// no key of the configuration.
+func (t Timing) HA() ha.Timing {
+	return ha.Timing{
+		TTL:             t.TTL,
+		RenewEvery:      t.Renew,
+		Margin:          t.Margin,
+		Observe:         t.Observe,
+		Request:         t.Request,
+		RemovalDelay:    t.RemovalDelay,
+		ElectionTimeout: t.ElectionTimeout,
+	}.Defaults()
+}
+
 func (l *loader) checkTiming() {
 	for _, key := range l.keys {
 		if d, ok := key.field(l.config).(*time.Duration); ok && *d <= 0 {
@@ -23,4 +40,21 @@ func (l *loader) checkTiming() {
 			return
 		}
 	}
+	err := l.config.Timing.HA().Validate()
+	if err == nil {
+		return
+	}
+	for sentence := range strings.SplitSeq(err.Error(), "\n") { // one relation a line
+		l.problem(l.timingOrigin(), "timing", sentence)
+	}
+}
+
+// timingOrigin is where the first of the timing keys is set.
+func (l *loader) timingOrigin() origin {
+	for _, key := range l.keys {
+		if from, ok := l.config.origins[key.Name]; ok && strings.HasPrefix(key.Name, "timing.") {
+			return from
+		}
+	}
+	return origin{file: l.opts.File}
 }
