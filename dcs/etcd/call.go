@@ -35,9 +35,9 @@ func (s *Store) do(ctx context.Context, c call, rpc func(context.Context) error)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
 
-	sent, err := s.attempt(inner, rpc)
-	if s.login.refused(err) {
-		sent, err = s.attempt(inner, rpc)
+	sent, again, err := s.attempt(inner, rpc)
+	if again {
+		sent, _, err = s.attempt(inner, rpc)
 	}
 	if err == nil {
 		return nil
@@ -45,13 +45,17 @@ func (s *Store) do(ctx context.Context, c call, rpc func(context.Context) error)
 	return c.explain(ctx, s.ctx, sent, err)
 }
 
-func (s *Store) attempt(ctx context.Context, rpc func(context.Context) error) (sent bool, err error) {
-	if err := s.login.ensure(ctx); err != nil {
-		return false, err
+// attempt sends the call once. It reports whether the request was handed to a
+// connection, and whether another attempt with a new login is in order.
+func (s *Store) attempt(ctx context.Context, rpc func(context.Context) error) (sent, again bool, err error) {
+	token, err := s.login.get(ctx)
+	if err != nil {
+		return false, false, err
 	}
 	mark := new(sentMark)
-	err = rpc(context.WithValue(clientv3.WithRequireLeader(ctx), sentKey{}, mark))
-	return mark.Load(), err
+	ctx = context.WithValue(ctx, sentKey{}, mark)
+	err = rpc(clientv3.WithRequireLeader(token.attach(ctx)))
+	return mark.Load(), s.login.refused(token, err), err
 }
 
 // beforeSending is the error of a call that need not be begun.

@@ -6,7 +6,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
 )
 
 // login keeps the token by which the server knows the user. etcd's client
@@ -16,69 +16,74 @@ type login struct {
 	auth               pb.AuthClient
 
 	mu    sync.Mutex
-	done  bool   // logged in, or told that nobody needs to
-	token string // empty where authentication is not enabled
+	known bool  // token is what the server gave, or said that nobody needs
+	token token // guarded by mu
 }
 
-var _ credentials.PerRPCCredentials = (*login)(nil)
+// token is what a server gives to a user; empty where authentication is not
+// enabled or no user is configured.
+type token string
 
-// GetRequestMetadata adds the token to a request.
-func (l *login) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.token == "" {
-		return nil, nil //nolint:nilnil // No metadata is what gRPC takes for an anonymous request.
+// attach adds the token to a request. A request keeps the token it began with,
+// whatever other requests make of theirs.
+func (t token) attach(ctx context.Context) context.Context {
+	if t == "" {
+		return ctx
 	}
-	return map[string]string{rpctypes.TokenFieldNameGRPC: l.token}, nil
+	return metadata.AppendToOutgoingContext(ctx, rpctypes.TokenFieldNameGRPC, string(t))
 }
 
-// RequireTransportSecurity says no, as etcd's own client does: whether to
-// secure the connection is the user's decision.
-func (l *login) RequireTransportSecurity() bool { return false }
-
-// ensure logs in if that has not been done. Several callers may do so at once;
-// each gets a token that is valid.
-func (l *login) ensure(ctx context.Context) error {
-	if l.username == "" || l.isDone() {
-		return nil
+// get returns the token, and logs in if there is none. Several callers may do
+// so at once; each gets a token that is valid.
+func (l *login) get(ctx context.Context) (token, error) {
+	if l.username == "" {
+		return "", nil
+	}
+	if t, known := l.current(); known {
+		return t, nil
 	}
 	response, err := l.auth.Authenticate(ctx, &pb.AuthenticateRequest{Name: l.username, Password: l.password})
 	switch {
 	case err == nil:
-		l.set(true, response.Token)
-		return nil
+		l.set(token(response.Token))
+		return token(response.Token), nil
 	case rpctypes.ErrorDesc(err) == rpctypes.ErrorDesc(rpctypes.ErrGRPCAuthNotEnabled):
-		l.set(true, "")
-		return nil
+		l.set("")
+		return "", nil
 	default:
-		return err //nolint:wrapcheck // The caller explains it together with its own call.
+		return "", err //nolint:wrapcheck // The caller explains it together with its own call.
 	}
 }
 
-// refused reports whether err says that the login is not accepted any more, and
-// then forgets it.
-func (l *login) refused(err error) bool {
-	if err == nil || l.username == "" || !l.isDone() {
+// refused reports whether err says that the server does not accept t any more,
+// and then forgets t.
+func (l *login) refused(t token, err error) bool {
+	if err == nil || l.username == "" {
 		return false
 	}
 	switch rpctypes.ErrorDesc(err) {
 	case rpctypes.ErrorDesc(rpctypes.ErrGRPCInvalidAuthToken),
 		rpctypes.ErrorDesc(rpctypes.ErrGRPCAuthOldRevision),
 		rpctypes.ErrorDesc(rpctypes.ErrGRPCUserEmpty):
-		l.set(false, "")
-		return true
+	default:
+		return false
 	}
-	return false
-}
-
-func (l *login) isDone() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.done
+	if l.token == t {
+		l.known = false
+	}
+	return true
 }
 
-func (l *login) set(done bool, token string) {
+func (l *login) current() (t token, known bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.done, l.token = done, token
+	return l.token, l.known
+}
+
+func (l *login) set(t token) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.known, l.token = true, t
 }

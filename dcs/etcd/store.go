@@ -111,7 +111,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		DialKeepAliveTime:    pingInterval,
 		DialKeepAliveTimeout: pingTimeout,
 		Logger:               zap.NewNop(),
-		DialOptions:          s.dialOptions(cmp.Or(cfg.DialTimeout, DefaultDialTimeout)),
+		DialOptions:          dialOptions(cmp.Or(cfg.DialTimeout, DefaultDialTimeout)),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("set up the client of etcd at %s: %w: %w", strings.Join(cfg.Endpoints, ", "), dcs.ErrInvalid, err)
@@ -151,11 +151,10 @@ func (c Config) validate() error {
 	return nil
 }
 
-func (s *Store) dialOptions(dialTimeout time.Duration) []grpc.DialOption {
+func dialOptions(dialTimeout time.Duration) []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithDisableRetry(),
 		grpc.WithStatsHandler(sentObserver{}),
-		grpc.WithPerRPCCredentials(s.login),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{
 				BaseDelay:  minReconnectWait,

@@ -65,14 +65,14 @@ func (w *watch) run(ctx context.Context) {
 	}
 	wait := minWatchWait
 	for {
-		listed, err := w.follow(ctx)
+		opened, err := w.follow(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
 			w.reportLoss(err)
 		}
-		if listed {
+		if opened {
 			wait = minWatchWait
 		}
 		if timectx.Sleep(ctx, w.store.clock, wait) != nil {
@@ -83,10 +83,10 @@ func (w *watch) run(ctx context.Context) {
 }
 
 // follow delivers the state and then every change of it, until something comes
-// in between. It reports whether it got as far as the first state. A nil error
-// says that contact was not lost: the changes after the list are no longer
-// kept, and another list is due.
-func (w *watch) follow(ctx context.Context) (listed bool, err error) {
+// in between. It reports whether it got as far as following. A nil error says
+// that contact was not lost: the changes after the list are no longer kept, and
+// another list is due.
+func (w *watch) follow(ctx context.Context) (opened bool, err error) {
 	listCtx, cancel := timectx.With(ctx, w.store.clock, openPatience, "list of a watched prefix")
 	kvs, revision, err := w.store.list(listCtx, w.prefix)
 	cancel()
@@ -107,27 +107,33 @@ func (w *watch) follow(ctx context.Context) (listed bool, err error) {
 	stream, err := w.open(ctx, revision+1)
 	for err == nil {
 		var response *pb.WatchResponse
-		if response, err = stream.Recv(); err != nil {
-			break
-		}
-		overdue.Stop() // the first answer says that the watch is open
-		if response.Canceled {
-			return true, w.canceled(response)
-		}
-		if apply(state, response.Events) {
-			w.deliverState(state)
+		response, err = stream.Recv()
+		switch {
+		case err != nil:
+		case response.Canceled:
+			return opened, w.canceled(response)
+		default:
+			opened = true
+			overdue.Stop()
+			if apply(state, response.Events) {
+				w.deliverState(state)
+			}
 		}
 	}
 	if cause := context.Cause(ctx); cause != nil {
-		return true, cause
+		return opened, cause
 	}
-	return true, fmt.Errorf("watch of %s: %w: %s", w.prefix, dcs.ErrUnavailable, rpctypes.ErrorDesc(err))
+	return opened, fmt.Errorf("watch of %s: %w: %s", w.prefix, dcs.ErrUnavailable, rpctypes.ErrorDesc(err))
 }
 
 // open asks for the changes from revision on. The member must have a leader,
 // also later: one that is cut off would stay silent for ever.
 func (w *watch) open(ctx context.Context, revision int64) (pb.Watch_WatchClient, error) {
-	stream, err := w.store.watch.Watch(clientv3.WithRequireLeader(ctx))
+	token, err := w.store.login.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := w.store.watch.Watch(clientv3.WithRequireLeader(token.attach(ctx)))
 	if err != nil {
 		return nil, err //nolint:wrapcheck // Explained by the caller.
 	}

@@ -1,0 +1,4 @@
+package etcd
+
+// OpenPatience is for tests that step the time.
+const OpenPatience = openPatience
