@@ -1,0 +1,73 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/pghad/pghad/dcs"
+	"github.com/pghad/pghad/ha"
+	"github.com/pghad/pghad/internal/app/config"
+)
+
+// Exit codes.
+const (
+	ExitDone    = 0
+	ExitRefused = 1 // asked for and not granted; nothing was changed
+	ExitUsage   = 2 // usage or configuration; nothing was changed
+	ExitFailed  = 3 // failed or unreachable
+	ExitUnknown = 4 // it may have been carried out or not
+)
+
+// usageError is a command line that cannot be carried out as it was written.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string {
+	return e.err.Error() + "; see pghad --help"
+}
+
+func (e *usageError) Unwrap() error { return e.err }
+
+// codedError is an error with an exit code of its own.
+type codedError struct {
+	code int
+	err  error
+}
+
+func (e *codedError) Error() string { return e.err.Error() }
+func (e *codedError) Unwrap() error { return e.err }
+
+// exitCode is the one of the first rule that applies.
+func exitCode(err error) int {
+	var (
+		coded   *codedError
+		usage   *usageError
+		problem *config.Error
+	)
+	switch {
+	case err == nil:
+		return ExitDone
+	case errors.As(err, &coded):
+		return coded.code
+	case errors.As(err, &usage), errors.As(err, &problem), errors.Is(err, ha.ErrForeignData):
+		return ExitUsage
+	case errors.Is(err, dcs.ErrAmbiguous):
+		return ExitUnknown
+	}
+	return ExitFailed
+}
+
+// report says what went wrong: problems of a configuration as they are, with
+// file, line and column first, so that an editor can jump there.
+func report(w io.Writer, err error) {
+	if err == nil {
+		return
+	}
+	var problem *config.Error
+	if errors.As(err, &problem) {
+		fmt.Fprintln(w, problem.Error()) //nolint:errcheck // nowhere to say it
+		return
+	}
+	fmt.Fprintln(w, "pghad: "+strings.TrimSpace(err.Error())) //nolint:errcheck // nowhere to say it
+}

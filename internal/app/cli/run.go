@@ -1,0 +1,43 @@
+package cli
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pghad/pghad/internal/app/config"
+	"github.com/pghad/pghad/internal/app/daemon"
+)
+
+func (a *app) run() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run one node of a cluster until told to stop",
+		Long: `run keeps one PostgreSQL server as a node of a cluster: it creates the cluster if
+the configuration permits that, or joins it, and then keeps its place.
+
+On SIGINT or SIGTERM it stops PostgreSQL, lets go of its locks and ends; a second
+signal ends it at once. It logs to standard error.`,
+		Example: "  pghad run -c /etc/pghad.yaml",
+		Args:    cobra.NoArgs,
+		RunE: a.command(func(cmd *cobra.Command) error {
+			return a.runNode(cmd.Context(), file)
+		}),
+	}
+	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration `FILE`; without it everything comes from the environment (pghad help config)")
+	return cmd
+}
+
+func (a *app) runNode(ctx context.Context, file string) error {
+	cfg, err := config.Load(config.Options{File: file, Env: a.Env})
+	if err != nil {
+		return err //nolint:wrapcheck // says file, line and key
+	}
+	err = daemon.Run(ctx, cfg, a.newLogger(cfg.Log), programVersion())
+	if errors.Is(err, daemon.ErrRunning) {
+		return &codedError{code: ExitRefused, err: err}
+	}
+	return err //nolint:wrapcheck // says node or key
+}

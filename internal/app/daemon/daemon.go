@@ -1,0 +1,147 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+
+	"github.com/pghad/pghad/dcs"
+	"github.com/pghad/pghad/ha"
+	"github.com/pghad/pghad/ha/quorum"
+	"github.com/pghad/pghad/internal/app/config"
+	"github.com/pghad/pghad/internal/reaper"
+	"github.com/pghad/pghad/pg/pgctl"
+)
+
+// Run runs the node that cfg describes until ctx ends; then it stops
+// PostgreSQL, lets go of the locks and returns nil. version is published with
+// the node's record.
+//
+// A store that cannot be reached is said at first and once a minute, and tried
+// again; it is no error. Errors: *config.Error and ha.ErrForeignData say that
+// the configuration does not fit this machine or this cluster, ErrRunning that
+// another process runs the node already. What is wrong with the configuration
+// is found before anything is written to disk.
+func Run(ctx context.Context, cfg *config.Config, logger *slog.Logger, version string) error {
+	store, err := OpenStore(ctx, cfg, logger)
+	if err != nil {
+		return err
+	}
+	defer store.Close() //nolint:errcheck // nothing depends on it any more
+	host, err := listenAddress(ctx, cfg, logger)
+	if err != nil {
+		return err
+	}
+	if err := preflight(ctx, cfg, host, store, logger); err != nil {
+		return err
+	}
+	orphans, err := reaper.Start(reaper.Config{})
+	switch {
+	case errors.Is(err, reaper.ErrUnsupported):
+		logger.WarnContext(ctx, "orphaned processes are left to process 1", "reason", err)
+	case err != nil:
+		return fmt.Errorf("reap orphaned processes: %w", err)
+	default:
+		defer orphans.Stop()
+	}
+	return runNode(ctx, cfg, host, store, logger, version)
+}
+
+// runNode makes the local pieces, which may write to the state directory, and
+// runs the node.
+func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Store, logger *slog.Logger, version string) (err error) {
+	controller, err := pgctl.New(controllerConfig(cfg, host, logger))
+	if err != nil {
+		return cfg.Problem("postgres", inKeys(err.Error()))
+	}
+	defer func() { err = errors.Join(err, controller.Close()) }()
+	unlock, err := lockState(cfg.Postgres.StateDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	disk, err := ha.FileDisk(cfg.Postgres.StateDir)
+	if err != nil {
+		return cfg.Problem("postgres.state_dir", err.Error())
+	}
+	node, err := ha.NewNode(ha.NodeConfig{
+		Namespace:  cfg.Namespace,
+		Cluster:    cfg.Cluster,
+		Name:       cfg.Node,
+		Store:      store,
+		Postgres:   controller,
+		Disk:       disk,
+		Host:       host,
+		Port:       cfg.Postgres.Port,
+		Timing:     cfg.Timing.HA(),
+		Mode:       quorum.Mode(cfg.Mode),
+		Relaxed:    !cfg.Strict,
+		Bootstrap:  cfg.Bootstrap,
+		Priority:   cfg.Tags.FailoverPriority,
+		NoFailover: !cfg.Tags.MayWin(),
+		Version:    version,
+		Logger:     logger,
+	})
+	if err != nil {
+		return fmt.Errorf("node %s: %w", cfg.Node, err)
+	}
+	logger.InfoContext(ctx, "node starts", "cluster", cfg.Cluster, "node", cfg.Node, "version", version,
+		"postgres", net.JoinHostPort(host, fmt.Sprint(cfg.Postgres.Port)), "store", strings.Join(cfg.DCS.Endpoints, ","))
+	watching, stop := context.WithCancel(ctx)
+	var wait sync.WaitGroup
+	wait.Go(func() { watchStore(watching, node, logger) })
+	err = node.Run(ctx)
+	stop()
+	wait.Wait()
+	if err != nil {
+		return fmt.Errorf("node %s: %w", cfg.Node, err)
+	}
+	logger.Info("node has ended", "cluster", cfg.Cluster, "node", cfg.Node)
+	return nil
+}
+
+func controllerConfig(cfg *config.Config, host string, logger *slog.Logger) pgctl.Config {
+	p := cfg.Postgres
+	return pgctl.Config{
+		BinDir:              p.BinDir,
+		DataDir:             p.DataDir,
+		StateDir:            p.StateDir,
+		SocketDir:           p.SocketDir,
+		ListenHost:          host,
+		Port:                p.Port,
+		Name:                cfg.Node,
+		User:                p.OSUser,
+		Superuser:           p.Superuser,
+		Database:            p.Database,
+		ReplicationUser:     p.Replication.User,
+		ReplicationPassword: p.Replication.Password.Reveal(),
+		Parameters:          p.Parameters,
+		HBA:                 p.HBA,
+		Logger:              logger,
+	}
+}
+
+// inKeys words an error of pgctl, which speaks of the fields of its Config, in
+// the keys of the configuration.
+func inKeys(text string) string {
+	return strings.NewReplacer(
+		"BinDir", "postgres.bin_dir",
+		"DataDir", "postgres.data_dir",
+		"StateDir", "postgres.state_dir",
+		"SocketDir", "postgres.socket_dir",
+		"ListenHost", "postgres.listen",
+		"ReplicationUser", "postgres.replication.user",
+		"ReplicationPassword", "postgres.replication.password",
+		"Superuser", "postgres.superuser",
+		"Database", "postgres.database",
+		"Parameters", "postgres.parameters",
+		"HBA", "postgres.hba",
+		"Port ", "postgres.port ",
+		"set User ", "set postgres.os_user ",
+		"leave User ", "leave postgres.os_user ",
+	).Replace(text)
+}

@@ -1,0 +1,207 @@
+package daemon
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pghad/pghad/dcs"
+	"github.com/pghad/pghad/ha/record"
+	"github.com/pghad/pghad/internal/app/config"
+)
+
+// preflight finds what would go wrong later, while nothing has been written.
+func preflight(ctx context.Context, cfg *config.Config, host string, store dcs.Store, logger *slog.Logger) error {
+	if err := checkDirectory(cfg, "postgres.data_dir", cfg.Postgres.DataDir); err != nil {
+		return err
+	}
+	if err := checkDirectory(cfg, "postgres.state_dir", cfg.Postgres.StateDir); err != nil {
+		return err
+	}
+	if err := checkPort(ctx, cfg, host); err != nil {
+		return err
+	}
+	return checkCluster(ctx, cfg, store, logger)
+}
+
+// checkDirectory refuses a path that is no directory, or that could not become
+// one. Copies are made beside the data directory, so what holds it must be
+// writable too.
+func checkDirectory(cfg *config.Config, key, dir string) error {
+	info, err := os.Stat(dir)
+	switch {
+	case err == nil && !info.IsDir():
+		return cfg.Problem(key, dir+" is not a directory; write the path of one, or of one that can be made")
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return cfg.Problem(key, fmt.Sprintf("%v; write the path of a directory that pghad may use", err))
+	}
+	parent := filepath.Dir(dir)
+	switch info, err := os.Stat(parent); {
+	case errors.Is(err, os.ErrNotExist):
+		return cfg.Problem(key, parent+" does not exist; make it, or write another path")
+	case err != nil:
+		return cfg.Problem(key, fmt.Sprintf("%v; write the path of a directory that pghad may use", err))
+	case !info.IsDir():
+		return cfg.Problem(key, parent+" is not a directory; write another path")
+	}
+	if err := unix.Access(parent, unix.W_OK|unix.X_OK); err != nil {
+		return cfg.Problem(key, fmt.Sprintf("nothing can be made in %s (%v); give the user that pghad runs as write permission there", parent, err))
+	}
+	return nil
+}
+
+// checkPort refuses an address that PostgreSQL could not listen at. A server
+// that runs from our own data directory already is the one to be taken over.
+func checkPort(ctx context.Context, cfg *config.Config, host string) error {
+	if ownServerRuns(cfg.Postgres.DataDir) {
+		return nil
+	}
+	address := net.JoinHostPort(host, strconv.Itoa(cfg.Postgres.Port))
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err == nil {
+		_ = listener.Close()
+		return nil
+	}
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return cfg.Problem("postgres.port", address+" is used by another program; stop that one, or write another port")
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return cfg.Problem("postgres.listen", host+" is not an address of this machine; write one that is")
+	}
+	return cfg.Problem("postgres.listen", fmt.Sprintf("PostgreSQL could not listen there: %v; write an address of this machine, and a port that is free", err))
+}
+
+// ownServerRuns reports whether the postmaster that postmaster.pid names runs
+// from this data directory: that is its working directory.
+func ownServerRuns(dataDir string) bool {
+	text, err := os.ReadFile(filepath.Join(dataDir, "postmaster.pid")) //nolint:gosec // the operator names the directory
+	if err != nil {
+		return false
+	}
+	first, _, _ := strings.Cut(string(text), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(first))
+	if err != nil || pid <= 0 {
+		return false
+	}
+	cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
+	if err != nil {
+		return false
+	}
+	real, err := filepath.EvalSymlinks(dataDir)
+	return err == nil && cwd == real
+}
+
+// checkCluster refuses data of another cluster. Where the store cannot be
+// asked now, the node finds it out later.
+func checkCluster(ctx context.Context, cfg *config.Config, store dcs.Store, logger *slog.Logger) error {
+	keys, err := record.NewKeys(cfg.Namespace, cfg.Cluster)
+	if err != nil {
+		return cfg.Problem("cluster", err.Error())
+	}
+	asked, cancel := context.WithTimeout(ctx, cfg.Timing.Request)
+	defer cancel()
+	kv, err := store.Get(asked, keys.Initialize())
+	if errors.Is(err, dcs.ErrNotFound) {
+		return nil // no cluster yet
+	}
+	if err != nil {
+		logger.WarnContext(ctx, "store cannot be reached; trying again",
+			"store", strings.Join(cfg.DCS.Endpoints, ","), "error", err)
+		return nil
+	}
+	recorded := strings.TrimSpace(string(kv.Value))
+	local, err := systemID(cfg.Postgres.DataDir)
+	switch {
+	case errors.Is(err, os.ErrNotExist) || recorded == "":
+		return nil // no data yet, or a record that was emptied
+	case err != nil:
+		return cfg.Problem("postgres.data_dir", fmt.Sprintf("%v; write the path of a data directory, or of an empty one", err))
+	case local != recorded:
+		return cfg.Problem("postgres.data_dir", fmt.Sprintf(
+			"%s holds data of another cluster (system identifier %s, cluster %s has %s); write another directory, or the right cluster",
+			cfg.Postgres.DataDir, local, cfg.Cluster, recorded))
+	}
+	return nil
+}
+
+// systemID reads PostgreSQL's system identifier, with which the control file
+// begins since version 8.
+func systemID(dataDir string) (string, error) {
+	path := filepath.Join(dataDir, "global", "pg_control")
+	file, err := os.Open(path) //nolint:gosec // the operator names the directory
+	if err != nil {
+		return "", fmt.Errorf("control file: %w", err)
+	}
+	defer file.Close()
+	var raw [8]byte
+	if _, err := io.ReadFull(file, raw[:]); err != nil {
+		return "", fmt.Errorf("control file %s: %w", path, err)
+	}
+	return strconv.FormatUint(binary.NativeEndian.Uint64(raw[:]), 10), nil
+}
+
+// listenAddress is the address that others reach the server at: the configured
+// one, else that from which this machine reaches the store.
+func listenAddress(ctx context.Context, cfg *config.Config, logger *slog.Logger) (string, error) {
+	if cfg.Postgres.Listen != "" {
+		warnLoopback(ctx, cfg, logger)
+		return cfg.Postgres.Listen, nil
+	}
+	var reasons []string
+	for _, endpoint := range cfg.DCS.Endpoints {
+		u, err := url.Parse(endpoint)
+		if err != nil {
+			continue // checked before
+		}
+		// Nothing is sent: connecting a datagram socket only asks for the route.
+		conn, err := (&net.Dialer{Timeout: cfg.Timing.Request}).DialContext(ctx, "udp", u.Host)
+		if err != nil {
+			reasons = append(reasons, err.Error())
+			continue
+		}
+		host, _, err := net.SplitHostPort(conn.LocalAddr().String())
+		_ = conn.Close()
+		if err == nil {
+			return host, nil
+		}
+	}
+	return "", cfg.Problem("postgres.listen", fmt.Sprintf(
+		"is not set, and there is no route to the store to take this node's address from (%s); write it", strings.Join(reasons, ", ")))
+}
+
+// warnLoopback warns of an address that leads every machine to itself.
+func warnLoopback(ctx context.Context, cfg *config.Config, logger *slog.Logger) {
+	if !loopback(ctx, cfg.Postgres.Listen) {
+		return
+	}
+	for _, endpoint := range cfg.DCS.Endpoints {
+		if u, err := url.Parse(endpoint); err == nil && loopback(ctx, u.Hostname()) {
+			return // everything is on one machine
+		}
+	}
+	logger.WarnContext(ctx, "postgres.listen leads to this machine only; other nodes cannot reach this server", "listen", cfg.Postgres.Listen)
+}
+
+func loopback(ctx context.Context, host string) bool {
+	addresses, err := net.DefaultResolver.LookupIPAddr(ctx, host)
+	if err != nil {
+		return false
+	}
+	for _, a := range addresses {
+		if !a.IP.IsLoopback() {
+			return false
+		}
+	}
+	return len(addresses) > 0
+}
