@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -55,11 +54,11 @@ type ClusterConfig struct {
 // of a killed node become this process's, or else those of process 1, which may
 // not reap them for seconds.
 type Cluster struct {
-	cfg      ClusterConfig
-	account  Account
-	nodes    []*clusterNode
-	password string // of the role for clients
-	copy     string // password of the role for replication
+	cfg         ClusterConfig
+	account     Account
+	nodes       []*clusterNode
+	password    string // of the role for clients
+	replication string // password of the role for replication
 }
 
 // clusterNode is one node.
@@ -109,7 +108,7 @@ func NewCluster(cfg ClusterConfig) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{cfg: cfg, account: account, password: rand.Text(), copy: rand.Text()}
+	c := &Cluster{cfg: cfg, account: account, password: rand.Text(), replication: rand.Text()}
 	for i, name := range cfg.Names {
 		node := &clusterNode{name: name, dir: filepath.Join(cfg.Dir, name), port: ports[i]}
 		if err := c.prepare(node, i == 0); err != nil {
@@ -156,7 +155,7 @@ func (c *Cluster) settings(node *clusterNode, first bool) yaml.MapSlice {
 			{Key: "log", Value: node.server()},
 			{Key: "replication", Value: yaml.MapSlice{
 				{Key: "user", Value: replicationRole},
-				{Key: "password", Value: c.copy},
+				{Key: "password", Value: c.replication},
 			}},
 			{Key: "parameters", Value: c.cfg.Parameters},
 			{Key: "hba", Value: []string{"host all " + clientRole + " 127.0.0.1/32 scram-sha-256"}},
@@ -232,8 +231,7 @@ func (c *Cluster) StartNode(name string) error {
 	cmd.Env, cmd.Dir = agentEnv(), "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	// An agent that is asked to end stops its server; one that is killed cannot.
-	cmd.SysProcAttr = endWithParent()
-	if node.process, err = launch(cmd); err != nil {
+	if node.process, err = launchBound(cmd, syscall.SIGTERM); err != nil {
 		return fmt.Errorf("node %s: %w", name, err)
 	}
 	return nil
@@ -304,7 +302,7 @@ func (n *clusterNode) kill(ctx context.Context) error {
 		if err := killAndWait(ctx, victims); err != nil {
 			return err
 		}
-		victims = serverProcesses(n.data()) // what was forked in between
+		victims = processesIn(n.dir) // what was forked in between
 	}
 	return nil
 }
@@ -370,22 +368,12 @@ func (c *Cluster) Kill() error {
 	return errors.Join(errs...)
 }
 
-// leftovers is an error if a process still works in the cluster's folder, or was
-// started with a path in it.
+// leftovers is an error if a process of the cluster still runs.
 func (c *Cluster) leftovers() error {
-	var left []string
-	for _, p := range processes() {
-		proc := "/proc/" + strconv.Itoa(p.pid)
-		cwd, _ := os.Readlink(proc + "/cwd")                         // gone, or another user's
-		cmdline, _ := os.ReadFile(filepath.Clean(proc + "/cmdline")) // the same
-		for _, node := range c.nodes {
-			if strings.HasPrefix(cwd, node.dir+"/") || bytes.Contains(cmdline, []byte(node.dir+"/")) {
-				left = append(left, fmt.Sprintf("%d (%s)", p.pid, bytes.ReplaceAll(cmdline, []byte{0}, []byte{' '})))
-			}
+	for _, node := range c.nodes {
+		if left := processesIn(node.dir); len(left) > 0 {
+			return fmt.Errorf("node %s has left process %d behind, %s", node.name, left[0].pid, left[0].commandLine())
 		}
-	}
-	if len(left) > 0 {
-		return fmt.Errorf("processes are left behind: %s", strings.Join(left, ", "))
 	}
 	return nil
 }
@@ -547,12 +535,12 @@ func (c *Cluster) Twin(ctx context.Context, primary string) (*PostgresServer, er
 	}
 	twin, err := NewPostgres(PostgresConfig{BinDir: c.cfg.BinDir, Dir: dir, Parameters: map[string]string{
 		"synchronous_standby_names": "", "primary_conninfo": "", "primary_slot_name": "", "restore_command": "",
-		"archive_mode": "off", "cluster_name": "twin", "max_connections": "100",
+		"archive_mode": "off", "cluster_name": "twin",
 	}})
 	if err != nil {
 		return nil, fmt.Errorf("make a twin: %w", err)
 	}
-	if err := twin.CopyFrom(ctx, clusterHost, node.port, replicationRole, c.copy); err != nil {
+	if err := twin.CopyFrom(ctx, clusterHost, node.port, replicationRole, c.replication); err != nil {
 		return nil, fmt.Errorf("make a twin of %s: %w", primary, err)
 	}
 	if err := twin.Start(ctx); err != nil {

@@ -158,3 +158,50 @@ func killAndWait(ctx context.Context, procs []proc) error {
 		}
 	}
 }
+
+// commandLine of the process, for people.
+func (p proc) commandLine() string {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(p.pid) + "/cmdline")
+	if err != nil {
+		return "which has ended by now"
+	}
+	return strings.TrimSpace(strings.ReplaceAll(string(data), "\x00", " "))
+}
+
+// processesIn are all processes that work in dir or name a path in it on their
+// command line, but this one.
+func processesIn(dir string) []proc {
+	var found []proc
+	for _, p := range processes() {
+		cwd, err := os.Readlink("/proc/" + strconv.Itoa(p.pid) + "/cwd")
+		inside := err == nil && (cwd == dir || strings.HasPrefix(cwd, dir+"/"))
+		if p.pid != os.Getpid() && (inside || strings.Contains(p.commandLine(), dir+"/")) {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+// Sweep kills every process that works in dir, or was started with a path in it,
+// and removes dir. It first gives them until patient ends to end by themselves.
+// It is for what a caller that died has left.
+func Sweep(patient context.Context, dir string) error {
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for left := processesIn(dir); len(left) > 0; left = processesIn(dir) {
+		select {
+		case <-look.C:
+		case <-patient.Done():
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(patient), clusterPatience)
+			err := killAndWait(ctx, left)
+			cancel()
+			if err != nil {
+				return err
+			}
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("sweep %s: %w", dir, err)
+	}
+	return nil
+}

@@ -18,11 +18,37 @@ type process struct {
 	err  error         // how it ended; valid once done is closed
 }
 
-// launch starts cmd. One goroutine, locked to its thread, starts the child and
-// waits for it: a child that is to die with its parent dies with the thread
-// that started it, so that thread must not end earlier.
-func launch(cmd *exec.Cmd) (*process, error) {
-	dieWithParent(cmd)
+// Child is a program that this process has started and waits for.
+type Child struct{ process *process }
+
+// StartChild starts cmd in a process group of its own. When this process dies,
+// however it dies, the kernel sends onDeath to the child (on Linux); 0 sends
+// nothing.
+func StartChild(cmd *exec.Cmd, onDeath syscall.Signal) (*Child, error) {
+	p, err := launchBound(cmd, onDeath)
+	if err != nil {
+		return nil, err
+	}
+	return &Child{process: p}, nil
+}
+
+// Done is closed when the child has ended.
+func (c *Child) Done() <-chan struct{} { return c.process.done }
+
+// Err is how the child ended. It may be asked once Done is closed.
+func (c *Child) Err() error { return c.process.err }
+
+// Kill ends the child without giving it a say and waits for it.
+func (c *Child) Kill() error { return c.process.kill() }
+
+// launch starts cmd, which is killed when this process dies.
+func launch(cmd *exec.Cmd) (*process, error) { return launchBound(cmd, syscall.SIGKILL) }
+
+// launchBound starts cmd. One goroutine, locked to its thread, starts the child
+// and waits for it: a child that gets a signal at its parent's death gets it at
+// the death of the thread that started it, so that thread must not end earlier.
+func launchBound(cmd *exec.Cmd, onDeath syscall.Signal) (*process, error) {
+	bind(cmd, onDeath)
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error)
 	go func() {

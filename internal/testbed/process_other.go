@@ -7,8 +7,5 @@ import (
 	"syscall"
 )
 
-// dieWithParent does nothing: only Linux ties a child's life to its parent's.
-func dieWithParent(*exec.Cmd) {}
-
-// endWithParent does nothing either.
-func endWithParent() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
+// bind does nothing: only Linux ties a child's life to its parent's.
+func bind(*exec.Cmd, syscall.Signal) {}

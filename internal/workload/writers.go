@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,6 +25,7 @@ type WritersConfig struct {
 type Writers struct {
 	ledger *Ledger
 	gaps   Gaps
+	newest atomic.Int64 // when the youngest session with an acknowledgement was opened, by the ledger
 	crew
 }
 
@@ -87,7 +89,7 @@ func StartWriters(config WritersConfig) (*Writers, error) {
 	find := newLocator(target)
 	var running sync.WaitGroup
 	for i := range count {
-		writer := &writer{name: "writer-" + strconv.Itoa(i+1), target: target, ledger: w.ledger, crew: &w.crew, gaps: &w.gaps}
+		writer := &writer{name: "writer-" + strconv.Itoa(i+1), target: target, ledger: w.ledger, crew: &w.crew, gaps: &w.gaps, newest: &w.newest}
 		running.Add(1)
 		w.workers.Go(func() {
 			defer running.Done()
@@ -107,6 +109,11 @@ func StartWriters(config WritersConfig) (*Writers, error) {
 // Gaps are the gaps between the acknowledgements of all writers.
 func (w *Writers) Gaps() *Gaps { return &w.gaps }
 
+// Resumed reports whether a write was acknowledged over a session that was opened
+// after since: proof that clients have found a primary again, and not only that
+// the last answers of the old one came in.
+func (w *Writers) Resumed(since time.Duration) bool { return w.newest.Load() > int64(since) }
+
 // Stop ends writing and measuring, and waits for both: at most the statement
 // timeout. The error says why writing ended early: the ledger could not be
 // written.
@@ -121,7 +128,8 @@ type writer struct {
 	target Target
 	ledger *Ledger
 	crew   *crew
-	gaps   *Gaps // nil: pinned
+	gaps   *Gaps         // nil: pinned
+	newest *atomic.Int64 // of Writers
 }
 
 // run writes through whichever node is the primary until the crew stops.
@@ -132,6 +140,7 @@ func (w *writer) run(find *locator, every time.Duration) {
 		if err != nil {
 			return
 		}
+		opened := int64(w.ledger.Now()) // or later
 		s, err := w.target.open(ctx, node, w.name)
 		if err != nil {
 			_ = pause(ctx, pollEvery) // the loop looks at ctx
@@ -139,7 +148,7 @@ func (w *writer) run(find *locator, every time.Duration) {
 		}
 		if s.writable() {
 			w.crew.logger.Debug("writer found the primary", "writer", w.name, "node", node.Name, "timeline", s.timeline)
-			w.insertAll(s, every)
+			w.insertAll(s, opened, every)
 		}
 		s.close()
 	}
@@ -147,12 +156,15 @@ func (w *writer) run(find *locator, every time.Duration) {
 
 // insertAll inserts over s, one row each interval, until one is not acknowledged
 // or the crew stops.
-func (w *writer) insertAll(s *session, every time.Duration) {
+func (w *writer) insertAll(s *session, opened int64, every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		if !w.insert(s) {
 			return
+		}
+		if newest := w.newest.Load(); newest < opened {
+			w.newest.CompareAndSwap(newest, opened) // if it fails, another session is as young, or this one's next write tries again
 		}
 		select {
 		case <-tick.C:
