@@ -117,6 +117,8 @@ func (a *acquisition) afterConflict(ctx context.Context, conflict error) (token 
 	case a.ours(kv):
 		a.unknown--
 		return kv.Created, false, nil
+	case !a.leftover(kv):
+		return 0, false, &HeldError{Key: a.key, Holder: kv}
 	}
 	if err := a.locker.deleteKey(ctx, a.key, kv.Created); err != nil {
 		return 0, false, fmt.Errorf("a leftover of an earlier holding is in the way: %w", err)
@@ -130,6 +132,14 @@ func (a *acquisition) ours(kv dcs.KV) bool {
 	a.locker.mu.Lock()
 	defer a.locker.unlock()
 	return a.unknown > 0 && !a.doubted && !slices.Contains(a.session.orphans, orphan{key: a.key, token: kv.Created})
+}
+
+// leftover reports whether a key under our session, which is not ours, may be
+// what an earlier holding or acquisition by this Locker has left behind.
+func (a *acquisition) leftover(kv dcs.KV) bool {
+	a.locker.mu.Lock()
+	defer a.locker.unlock()
+	return a.doubted || slices.Contains(a.session.orphans, orphan{key: a.key, token: kv.Created})
 }
 
 // win makes the lease, or gives the lock back if the time has run out on the

@@ -76,9 +76,7 @@ func (n *Node) keepFollowing(ctx context.Context, v look, term record.Term, up p
 	if n.counts(v) {
 		n.joinMembership(ctx)
 	}
-	if err := n.cfg.Postgres.EnsureSlots(ctx, n.slots(v)); err != nil {
-		n.cfg.Logger.WarnContext(ctx, "slots", "error", err)
-	}
+	n.keepSlots(ctx, v)
 	if !v.server.Streams() {
 		return n.cfg.Timing.Observe / 4, nil
 	}
@@ -231,9 +229,9 @@ func (n *Node) rebuild(ctx context.Context, v look, term record.Term, up pg.Upst
 		n.noRewind = err.Error()
 	}
 	if err != nil {
-		return fmt.Errorf("%s from %s: %w", plan.Action, term.Primary, err)
+		return errors.Join(fmt.Errorf("%s from %s: %w", plan.Action, term.Primary, err), n.abandonCopy(ctx, plan))
 	}
-	err = n.memory.Update(func(s *LocalState) { s.Copying, s.Floor = false, floor })
+	err = n.memory.Update(func(s *LocalState) { s.Copying, s.Floor, s.Published = false, floor, pg.Position{} })
 	if err != nil {
 		return err
 	}
@@ -280,10 +278,24 @@ func (n *Node) beginCopy(v look, term record.Term, plan rejoin.Plan) error {
 		return n.memory.Update(func(s *LocalState) {
 			s.SystemID, s.Creating = v.records.Initialize.Value, false
 			s.Pledge, s.PledgeNonce = term.ID, v.records.Failover.Value.Nonce
-			s.Incarnation, s.Published = incarnation, pg.Position{}
-			s.Copying, s.Floor = true, pg.Position{}
+			s.Copying = true
+			if s.Incarnation != incarnation {
+				s.Incarnation, s.Published, s.Floor = incarnation, pg.Position{}, pg.Position{}
+			}
 		})
 	})
+}
+
+// abandonCopy takes back beginCopy for a rewind that has failed before it
+// changed anything: the data is what it was.
+func (n *Node) abandonCopy(ctx context.Context, plan rejoin.Plan) error {
+	if plan.Action != rejoin.Rewind {
+		return nil
+	}
+	if _, err := n.cfg.Postgres.OnDisk(ctx); err != nil {
+		return nil //nolint:nilerr // the data was changed: it stays marked, and is cloned
+	}
+	return n.memory.Update(func(s *LocalState) { s.Copying = false })
 }
 
 func (n *Node) tellRejoin(info RejoinInfo) {

@@ -32,11 +32,9 @@ func (n *Node) lead(ctx context.Context, v look) (time.Duration, error) {
 		return 0, n.promote(leading, v)
 	case v.primary():
 		return n.serve(leading, v)
-	case v.server.Health == pg.HealthUnknown && v.server.Process == pg.ProcessRunning:
-		return shortPause, n.unwell(leading, fmt.Errorf("the server does not answer: %s", v.server.Err))
 	default:
-		n.why = "the server is " + string(v.server.Process)
-		return shortPause, nil
+		return shortPause, n.unwell(leading, fmt.Errorf("the server is %s and its health %s %s",
+			v.server.Process, v.server.Health, v.server.Err))
 	}
 }
 
@@ -200,9 +198,7 @@ func (n *Node) serve(ctx context.Context, v look) (time.Duration, error) {
 		return 0, nil
 	}
 	o.failures = 0
-	if err := n.cfg.Postgres.EnsureSlots(ctx, n.slots(v)); err != nil {
-		n.cfg.Logger.WarnContext(ctx, "slots", "error", err)
-	}
+	n.keepSlots(ctx, v)
 	busy, err := n.track(ctx, v)
 	if err != nil {
 		return shortPause, err

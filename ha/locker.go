@@ -147,6 +147,9 @@ func (l *Locker) TryAcquireWith(ctx context.Context, key string, value []byte, w
 	if err := a.txn("").Validate(); err != nil {
 		return nil, fmt.Errorf("acquire %s: %w", key, err)
 	}
+	if l.closing.Err() != nil {
+		return nil, fmt.Errorf("acquire %s: %w", key, ErrClosed)
+	}
 	if err := l.askGate(ctx); err != nil {
 		return nil, fmt.Errorf("acquire %s: %w", key, err)
 	}
@@ -246,33 +249,40 @@ func (l *Locker) Hold(ctx context.Context, key string, value []byte, work func(c
 	if err != nil {
 		return err
 	}
-	l.mu.Lock()
-	lease.working = true
-	l.unlock()
-
 	workCtx, cancel := context.WithCancelCause(lease.Context())
 	defer cancel(ErrReleased)
 	defer context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })()
 	defer context.AfterFunc(l.closing, func() { cancel(ErrClosed) })()
 
 	var workErr error
-	done := make(chan struct{})
-	if !l.workers.join() { // closed since: the work must not begin
-		close(done)
-		workErr = ErrClosed
-	} else {
-		go func() {
-			defer l.workers.leave()
-			defer close(done)
-			workErr = work(workCtx, lease)
-		}()
-	}
+	done := l.begin(lease, func() { workErr = work(workCtx, lease) })
 	if !l.awaitWork(lease, done) {
 		l.log.Error("work outlived its lease", "key", key, "token", uint64(lease.token), "until", lease.Until(), "margin", l.timing.Margin)
 		return fmt.Errorf("hold %s: not released, since its work had not returned %s after the lease's end at %s: %w: %w",
 			key, l.timing.Margin, lease.Until(), ErrOverrun, context.Cause(lease.Context()))
 	}
 	return errors.Join(workErr, l.letGo(ctx, lease, workErr))
+}
+
+// begin runs work on a goroutine of its own. While it runs the lease is not
+// released.
+func (l *Locker) begin(lease *Lease, work func()) <-chan struct{} {
+	done := make(chan struct{})
+	l.workers.hire()
+	l.mu.Lock()
+	lease.working = true
+	l.unlock()
+	go func() {
+		defer l.workers.leave()
+		defer close(done)
+		defer func() {
+			l.mu.Lock()
+			defer l.unlock()
+			lease.working = false
+		}()
+		work()
+	}()
+	return done
 }
 
 // awaitWork waits until done, and reports false if that had not come when the
@@ -306,9 +316,6 @@ func (l *Locker) awaitWork(lease *Lease, done <-chan struct{}) bool {
 // letGo releases the lease of work that has returned, also when ctx has ended,
 // and says what the work's own error does not say yet.
 func (l *Locker) letGo(ctx context.Context, lease *Lease, workErr error) error {
-	l.mu.Lock()
-	lease.working = false
-	l.unlock()
 	lost := context.Cause(lease.Context())
 	if errors.Is(lost, ErrReleased) || lost != nil && errors.Is(workErr, lost) {
 		lost = nil
@@ -358,11 +365,15 @@ func (l *Locker) Close(ctx context.Context) error {
 	l.close(ErrClosed)
 	var errs []error
 	if err := l.holds.dismiss(ctx); err != nil {
-		errs = append(errs, fmt.Errorf("close locker: work under a lock has not returned: %w: %w", ErrOverrun, err))
+		errs = append(errs, fmt.Errorf("close locker: waiting for work to return: %w", err))
 	}
-	for _, s := range l.endSessions() {
+	idle, busy := l.endSessions()
+	for _, key := range busy {
+		errs = append(errs, fmt.Errorf("close locker: lock %s was not released: %w", key, ErrOverrun))
+	}
+	for _, s := range idle {
 		if err := s.finish(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("close locker: %w", err))
+			errs = append(errs, fmt.Errorf("close locker: its locks are free when they expire: %w", err))
 		}
 	}
 	if err := l.workers.dismiss(ctx); err != nil {
@@ -372,26 +383,26 @@ func (l *Locker) Close(ctx context.Context) error {
 }
 
 // endSessions ends all sessions and gives up all leases but those under which
-// work goes on. It returns the sessions that the caller has to finish.
-func (l *Locker) endSessions() []*lockerSession {
+// work goes on. It returns the sessions that the caller has to finish, and the
+// keys of the locks under which work goes on.
+func (l *Locker) endSessions() (idle []*lockerSession, busy []string) {
 	l.mu.Lock()
 	defer l.unlock()
-	var idle []*lockerSession
-	for _, s := range l.sessions {
+	for _, s := range slices.Clone(l.sessions) {
 		s.end(ErrReleased)
 		s.leases = slices.DeleteFunc(s.leases, func(ls *Lease) bool { return !ls.working })
+		for _, ls := range s.leases {
+			busy = append(busy, ls.key)
+		}
 		if s.claimFinish() {
 			idle = append(idle, s)
 		}
 	}
-	return idle
+	return idle, busy
 }
 
 // askGate asks the caller's gate under the deadline of a request.
 func (l *Locker) askGate(ctx context.Context) error {
-	if err := context.Cause(l.closing); err != nil {
-		return err
-	}
 	ctx, cancel := timectx.With(ctx, l.cfg.Clock, l.timing.Request, "asking the gate")
 	defer cancel()
 	if err := l.cfg.Gate(ctx); err != nil {
@@ -446,6 +457,14 @@ func (c *crew) join() bool {
 	}
 	c.size++
 	return true
+}
+
+// hire counts one more in any case: the caller is known to be waited for before
+// the crew is dismissed.
+func (c *crew) hire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.size++
 }
 
 func (c *crew) leave() {

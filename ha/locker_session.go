@@ -106,6 +106,9 @@ func (l *Locker) open(ctx context.Context) error {
 	remote, err := l.newSession(ctx)
 	if err == nil {
 		err = l.timing.validateLease(remote.TTL())
+		if err != nil {
+			err = fmt.Errorf("granted by the store: %w: %w", err, dcs.ErrInvalid)
+		}
 	}
 	l.mu.Lock()
 	if err == nil {
@@ -159,7 +162,7 @@ func (l *Locker) install(remote dcs.Session, sent instant) error {
 	l.sessions = append(l.sessions, s)
 	l.notes = append(l.notes, note{"session opened", []any{"session", s.id, "ttl", remote.TTL()}})
 	go s.guardTime()
-	go s.keepAlive()
+	go s.keepAlive(sent)
 	return nil
 }
 
@@ -168,11 +171,12 @@ func (l *Locker) install(remote dcs.Session, sent instant) error {
 func (s *lockerSession) guardTime() {
 	l := s.locker
 	defer l.workers.leave()
+	look := max(l.timing.Margin/2, l.timing.RenewEvery/8, 1)
 	for {
 		l.mu.Lock()
 		left := s.expireIfDue()
 		l.unlock()
-		if left <= 0 || timectx.Sleep(s.ctx, l.cfg.Clock, min(left, l.timing.Margin/2+1)) != nil {
+		if left <= 0 || timectx.Sleep(s.ctx, l.cfg.Clock, min(left, look)) != nil {
 			return
 		}
 	}
@@ -181,18 +185,22 @@ func (s *lockerSession) guardTime() {
 // keepAlive is the renewer. When the session has ended it closes it, unless a
 // lease has not been released: then the work under that may go on, and whoever
 // releases it closes the session.
-func (s *lockerSession) keepAlive() {
+func (s *lockerSession) keepAlive(opened instant) {
 	l := s.locker
 	defer l.workers.leave()
-	pause := l.timing.RenewEvery
+	pause := l.untilNext(opened)
 	for try := 1; timectx.Sleep(s.ctx, l.cfg.Clock, pause) == nil; try++ {
 		sent, err := s.renew()
 		l.mu.Lock()
 		s.trouble = err
+		ended := s.ended
 		l.unlock()
+		if ended {
+			break
+		}
 		if err == nil {
 			s.sweep()
-			pause = max(l.timing.RenewEvery-l.since(sent), l.timing.RenewEvery/4)
+			pause = l.untilNext(sent)
 			continue
 		}
 		pause = l.jittered(l.timing.RenewEvery/3, "", try)
@@ -209,10 +217,21 @@ func (s *lockerSession) keepAlive() {
 	}
 }
 
+// untilNext is the pause before the renewal after the one that was sent at sent.
+func (l *Locker) untilNext(sent instant) time.Duration {
+	return max(l.timing.RenewEvery-l.since(sent), l.timing.RenewEvery/4)
+}
+
 // renew makes one attempt to move the session's time forward. It has moved only
 // if the store has both renewed the session and proven all leases in force.
 func (s *lockerSession) renew() (sent instant, err error) {
 	l := s.locker
+	l.mu.Lock()
+	left := s.expireIfDue()
+	l.unlock()
+	if left <= 0 {
+		return instant{}, context.Cause(s.ctx)
+	}
 	if err := l.askGate(s.ctx); err != nil {
 		return instant{}, err
 	}
@@ -481,7 +500,8 @@ func (s *lockerSession) get(ctx context.Context, key string) (kv dcs.KV, err err
 
 // call does one call to the store under the deadline of a request, or what is
 // left of the session's time if that is less. It does not begin when nothing
-// is left.
+// is left. Nothing ends by a timer here at the instant at which the watchdog
+// ends the session: which of the two came first would be left to chance.
 func (s *lockerSession) call(ctx context.Context, what string, do func(context.Context) error) error {
 	l := s.locker
 	l.mu.Lock()
@@ -490,8 +510,14 @@ func (s *lockerSession) call(ctx context.Context, what string, do func(context.C
 	if left <= 0 {
 		return fmt.Errorf("%s: %w: %w", what, dcs.ErrUnavailable, context.Cause(s.ctx))
 	}
-	ctx, cancel := timectx.With(ctx, l.cfg.Clock, min(l.timing.Request, left), what)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(context.Canceled)
+	if left > l.timing.Request {
+		timed, stop := timectx.With(ctx, l.cfg.Clock, l.timing.Request, what)
+		defer stop()
+		ctx = timed
+	}
+	defer context.AfterFunc(s.ctx, func() { cancel(context.Cause(s.ctx)) })()
 	return do(ctx)
 }
 

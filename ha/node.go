@@ -239,13 +239,17 @@ func (n *Node) turn(ctx context.Context) (time.Duration, error) {
 		n.why = err.Error()
 		pause = max(pause, shortPause)
 	}
+	same := plan.Action == n.plan.Action
 	n.announce(ctx, plan, v)
-	return n.backoff(plan, pause), nil
+	return n.backoff(same, pause), nil
 }
 
 // backoff lets pauses grow up to the observation interval while the plan stays
 // the same: a cluster that waits for hours is not asked a hundred times a second.
-func (n *Node) backoff(plan role.Plan, wanted time.Duration) time.Duration {
+func (n *Node) backoff(same bool, wanted time.Duration) time.Duration {
+	if !same {
+		n.pause = 0
+	}
 	if wanted >= n.cfg.Timing.Observe || wanted <= 0 {
 		n.pause = 0
 		return wanted
@@ -258,7 +262,7 @@ func (n *Node) act(ctx context.Context, plan role.Plan, v look) (time.Duration, 
 	if n.office != nil && n.office.Lease.Check() != nil {
 		n.endOffice(ctx, context.Cause(n.office.Lease.Context()))
 	}
-	if plan.Action != role.Elect && plan.Action != role.Lead {
+	if plan.Action != role.Elect {
 		if err := n.elector.Leave(ctx); err != nil {
 			n.cfg.Logger.DebugContext(ctx, "manager's lock not released", "error", err)
 		}

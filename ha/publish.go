@@ -230,6 +230,14 @@ func (n *Node) opinions(v look) map[string]record.NodeStatus {
 	return nodes
 }
 
+// keepSlots keeps a slot for every other node. A slot that cannot be made now is
+// made at the next look.
+func (n *Node) keepSlots(ctx context.Context, v look) {
+	if err := n.cfg.Postgres.EnsureSlots(ctx, n.slots(v)); err != nil && ctx.Err() == nil {
+		n.cfg.Logger.WarnContext(ctx, "slots", "error", err)
+	}
+}
+
 // slots are the physical slots that this server keeps: one for every other node
 // that is recorded or publishes itself, advanced to what that node has flushed.
 func (n *Node) slots(v look) []pg.Slot {

@@ -30,9 +30,6 @@ func (n *Node) track(ctx context.Context, v look) (busy bool, err error) {
 		seen.Replicas = append(seen.Replicas, replica)
 	}
 	report, err := o.tracker.Step(ctx, o.Lease, seen)
-	for _, step := range report.Done {
-		n.cfg.Logger.InfoContext(ctx, "quorum step", "step", step.String())
-	}
 	if report.Recorded.Version != seen.Record.Version && n.cfg.Events.Quorum != nil {
 		n.cfg.Events.Quorum(QuorumInfo{Version: report.Recorded.Version, Recorded: report.Recorded.Config, Why: report.Step.Why})
 	}

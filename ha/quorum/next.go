@@ -97,18 +97,23 @@ func (v View) claim(goal aim) Step {
 	on := func(kind Kind, waits ...string) Step {
 		return Step{Kind: kind, Record: to, Why: goal.why, Waits: waits}
 	}
-	if to.K == 0 {
-		return on(WriteRecord) // nothing is claimed of anybody
-	}
 	if !v.ours() {
-		return v.set(v.Sync.Setting, false, goal.why+": first what is in force is written again, so that nothing else is pending")
+		step := on(WriteSetting)
+		step.Setting = v.Sync.Setting
+		step.Why += ": first what is in force is written again, so that nothing else is pending"
+		return step
 	}
-	if !p.Proves || !covers(v.Sync.Setting, to) {
-		return v.set(v.proof(to), true, goal.why)
+	if to.K > 0 && (!p.Proves || !covers(v.Sync.Setting, to)) {
+		step := on(WriteSetting)
+		step.Setting, step.Proves = v.proof(to), true
+		return step
 	}
 	if p.Barrier == 0 {
 		if adopted, missing := Adopted(v.Sync, v.listed(), v.Sync.Setting); !adopted {
 			return on(AwaitAdoption, missing...)
+		}
+		if to.K == 0 {
+			return on(WriteRecord) // no position is claimed of anybody
 		}
 		if !p.Armed && !v.sound() {
 			return on(Checkpoint)
@@ -124,7 +129,7 @@ func (v View) claim(goal aim) Step {
 // listed is a setting of all names that a walsender may still believe to be
 // listed, without a claim on K.
 func (v View) listed() pg.SyncSetting {
-	all := pg.SyncSetting{Method: pg.SyncAny, K: v.Sync.Setting.K, Names: slices.Clone(v.Progress.From.Names)}
+	all := pg.SyncSetting{Method: pg.SyncAny, K: max(1, v.Sync.Setting.K), Names: slices.Clone(v.Progress.Before)}
 	for _, m := range v.Recorded.Members {
 		all.Names = append(all.Names, m.String())
 	}

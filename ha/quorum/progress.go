@@ -1,6 +1,10 @@
 package quorum
 
-import "github.com/pghad/pghad/pg"
+import (
+	"slices"
+
+	"github.com/pghad/pghad/pg"
+)
 
 // Checkpoints is how many CHECKPOINTs must return until backends surely wait: one may
 // have been under way when the setting changed, the next one begins with a
@@ -17,8 +21,8 @@ type Progress struct {
 	Wrote   bool
 	// Proves says that Setting was chosen so that adoption shows.
 	Proves bool
-	// From was in force before Setting.
-	From pg.SyncSetting
+	// Before are names that a walsender may still believe to be listed.
+	Before []string
 	// Sound says that what was acknowledged has the copies that the record
 	// claims. It is not while an unsafe setting is being mended.
 	Sound bool
@@ -75,7 +79,12 @@ func (v View) After(step Step) Progress {
 
 func (v View) afterSetting(step Step) Progress {
 	before := v.Sync.Setting
-	next := Progress{Setting: step.Setting, Wrote: true, Proves: step.Proves, From: before}
+	next := Progress{Setting: step.Setting, Wrote: true, Proves: step.Proves, Before: slices.Clone(before.Names)}
+	if v.ours() && v.Progress.Barrier == 0 {
+		next.Before = append(next.Before, v.Progress.Before...)
+	}
+	slices.Sort(next.Before)
+	next.Before = slices.Compact(next.Before)
 	if before.Empty() || step.Setting.Empty() {
 		return next
 	}

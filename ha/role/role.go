@@ -70,12 +70,17 @@ type Plan struct {
 // String is for people and tests.
 func (p Plan) String() string { return string(p.Action) + ": " + p.Why }
 
+func (v View) stopped() bool { return v.Process == pg.ProcessStopped || v.Process == pg.ProcessCrashed }
+
 // Decide says what the node is to be.
 func Decide(v View) Plan {
 	if v.Role == pg.RolePrimary && !v.Office {
 		return Plan{Stop, "the server can be written to and this node has no lease"}
 	}
 	if v.StoreErr != "" {
+		if !v.Office && v.Memory != "" && v.Data == DataPresent && !v.Pending && v.stopped() {
+			return Plan{Stand, "the store does not answer (" + v.StoreErr + "): reads can be served meanwhile"}
+		}
 		return Plan{Wait, "the store does not answer (" + v.StoreErr + "): an error is not an absent leader"}
 	}
 	if v.RecordsErr != "" {

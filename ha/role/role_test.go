@@ -30,6 +30,8 @@ func TestDecide(t *testing.T) {
 		"writable with a lease":                     {func(v *role.View) { v.Role, v.Leader, v.Office = pg.RolePrimary, "a", true }, role.Lead},
 		"a lease and a store that does not answer":  {func(v *role.View) { v.Role, v.Office, v.StoreErr = pg.RolePrimary, true, "timeout" }, role.Wait},
 		"store error is not an absent leader":       {func(v *role.View) { v.Leader, v.StoreErr = "", "timeout" }, role.Wait},
+		"no store and a server that has ended":      {func(v *role.View) { v.StoreErr, v.Process, v.Role = "timeout", pg.ProcessCrashed, pg.RoleUnknown }, role.Stand},
+		"no store, never a member":                  {func(v *role.View) { v.StoreErr, v.Process, v.Memory = "timeout", pg.ProcessStopped, "" }, role.Wait},
 		"no leader, recorded member":                {func(v *role.View) { v.Leader = "" }, role.Elect},
 		"no leader, not recorded":                   {func(v *role.View) { v.Leader, v.InD = "", false }, role.Stand},
 		"no leader, not recorded, nothing to run":   {func(v *role.View) { v.Leader, v.InD, v.Data = "", false, role.DataNone }, role.Wait},
