@@ -175,6 +175,35 @@ func (e *env) session(t *testing.T, s dcs.Store, ttl time.Duration) dcs.Session 
 	return session
 }
 
+// shortSession opens a session that will expire soon, with keys that are bound
+// to it, and says when it was asked for. On a machine that stalls for longer
+// than the TTL in between it tries again.
+func (e *env) shortSession(t *testing.T, s dcs.Store, names ...string) (session dcs.Session, sent time.Time) {
+	t.Helper()
+	for {
+		sent = e.clk.Now()
+		session = e.session(t, s, e.ttl())
+		err := e.createAll(s, session.ID(), names)
+		if err == nil {
+			return session, sent
+		}
+		require.ErrorIs(t, err, dcs.ErrSessionLost)
+		require.GreaterOrEqual(t, e.clk.Since(sent), session.TTL(), "the session died early")
+	}
+}
+
+func (e *env) createAll(s dcs.Store, session dcs.SessionID, names []string) error {
+	var txn dcs.Txn
+	for _, name := range names {
+		txn.If = append(txn.If, dcs.At(e.key(name), 0))
+		txn.Then = append(txn.Then, dcs.Op{Key: e.key(name), Session: session})
+	}
+	if _, err := s.Commit(e.ctx, txn); err != nil {
+		return fmt.Errorf("create the keys of a short session: %w", err)
+	}
+	return nil
+}
+
 // ttl is a short TTL that the backend grants.
 func (e *env) ttl() time.Duration { return max(e.traits.MinTTL, time.Second) }
 

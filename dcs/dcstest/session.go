@@ -57,6 +57,11 @@ var sessionCases = []suiteCase{
 		twoSessionsIndependent,
 	},
 	{
+		"SessionIDsAreNeverUsedAgain",
+		"a node takes the lock of another for its own, because it knows its own by the session.",
+		sessionIDsAreNeverUsedAgain,
+	},
+	{
 		"WriteWithDeadSessionFails",
 		"a key is left that no expiry will ever remove, or a refused transaction is half done.",
 		writeWithDeadSessionFails,
@@ -90,17 +95,10 @@ func grantedAtLeastAsAsked(t *testing.T, e *env) {
 func keysDieWithSession(t *testing.T, e *env) {
 	a, b := e.client(t, "a"), e.client(t, "b")
 	e.put(t, a, "unbound", "")
+	session, sent := e.shortSession(t, a, "k1", "k2")
 	updates := b.Watch(e.ctx, e.base)
-	sent := e.clk.Now()
-	session := e.session(t, a, e.ttl())
-	e.create(t, a, "k1", session.ID())
-	e.create(t, a, "k2", session.ID())
-	require.Equal(t, session.ID(), e.get(t, b, "k1").Session)
-
-	e.await(t, updates, func(kvs []dcs.KV) bool { return len(kvs) == 3 })
 	kvs := e.await(t, updates, func(kvs []dcs.KV) bool { return len(kvs) < 3 })
-	lived := e.clk.Since(sent)
-	require.GreaterOrEqual(t, lived, session.TTL(), "the keys died early")
+	require.GreaterOrEqual(t, e.clk.Since(sent), session.TTL(), "the keys died early")
 	if len(kvs) > 1 { // each key may be told of on its own
 		kvs = e.await(t, updates, func(kvs []dcs.KV) bool { return len(kvs) == 1 })
 	}
@@ -132,8 +130,7 @@ func renewExtends(t *testing.T, e *env) {
 
 func renewAfterExpiryIsLost(t *testing.T, e *env) {
 	s := e.client(t, "a")
-	session := e.session(t, s, e.ttl())
-	e.create(t, s, "k", session.ID())
+	session, _ := e.shortSession(t, s, "k")
 	e.await(t, s.Watch(e.ctx, e.base), func(kvs []dcs.KV) bool { return len(kvs) == 0 })
 	require.ErrorIs(t, session.Renew(e.ctx), dcs.ErrSessionLost)
 	require.ErrorIs(t, session.Renew(e.ctx), dcs.ErrSessionLost, "a loss is final")
@@ -175,6 +172,17 @@ func twoSessionsIndependent(t *testing.T, e *env) {
 	e.absent(t, s, "first")
 	require.Equal(t, second.ID(), e.get(t, s, "second").Session)
 	require.NoError(t, second.Renew(e.ctx))
+}
+
+func sessionIDsAreNeverUsedAgain(t *testing.T, e *env) {
+	seen := map[dcs.SessionID]bool{}
+	for range 5 {
+		s := e.client(t, "node")
+		session := e.session(t, s, e.longTTL())
+		require.False(t, seen[session.ID()], "session %s is not the first of its name", session.ID())
+		seen[session.ID()] = true
+		require.NoError(t, session.Close(e.ctx))
+	}
 }
 
 func writeWithDeadSessionFails(t *testing.T, e *env) {

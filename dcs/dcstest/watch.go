@@ -91,7 +91,13 @@ func watchPrefixExact(t *testing.T, e *env) {
 	e.put(t, s, "one", "the prefix without its slash")
 	e.put(t, s, "one2/k", "a longer name")
 	e.put(t, s, "one/k", "the one")
-	require.Equal(t, []string{"one/k"}, e.keys(e.next(t, updates)))
+	e.await(t, updates, func(kvs []dcs.KV) bool {
+		if len(kvs) == 0 {
+			return false // a needless delivery of the same state is no fault
+		}
+		require.Equal(t, []string{"one/k"}, e.keys(kvs))
+		return true
+	})
 }
 
 func neverBackwards(t *testing.T, e *env) {
@@ -135,8 +141,7 @@ func slowReaderDoesNotBlockOthers(t *testing.T, e *env) {
 
 func seesDeleteByExpiry(t *testing.T, e *env) {
 	a, b := e.client(t, "a"), e.client(t, "b")
-	session := e.session(t, a, e.ttl())
-	e.create(t, a, "k", session.ID())
+	e.shortSession(t, a, "k")
 	updates := b.Watch(e.ctx, e.base)
 	e.await(t, updates, func(kvs []dcs.KV) bool { return len(kvs) == 0 })
 	e.absent(t, a, "k")
