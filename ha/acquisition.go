@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 
 	"github.com/pghad/pghad/dcs"
@@ -159,7 +160,9 @@ func (a *acquisition) win(ctx context.Context, token dcs.Revision) (*Lease, erro
 	ls := &Lease{locker: l, session: s, key: a.key, value: a.value, token: token}
 	ls.ctx, ls.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	s.leases = append(s.leases, ls)
-	l.notes = append(l.notes, note{"lock acquired", []any{"key", a.key, "token", uint64(token), "session", s.id}})
+	l.note(func(log *slog.Logger) {
+		log.Info("lock acquired", "key", a.key, "token", uint64(token), "session", s.id)
+	})
 	return ls, nil
 }
 

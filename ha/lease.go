@@ -3,6 +3,7 @@ package ha
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/pghad/pghad/dcs"
@@ -107,7 +108,9 @@ func (ls *Lease) end(cause error) {
 	ls.sent = ls.session.sent
 	ls.ended = true
 	ls.cancel(fmt.Errorf("lock %s: %w", ls.key, cause))
-	ls.locker.notes = append(ls.locker.notes, note{"lease ended", []any{"key", ls.key, "token", uint64(ls.token), "cause", cause}})
+	ls.locker.note(func(log *slog.Logger) {
+		log.Info("lease ended", "key", ls.key, "token", uint64(ls.token), "cause", cause)
+	})
 }
 
 // lastSent is when the renewal that the lease lives on was sent. The caller

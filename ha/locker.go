@@ -90,10 +90,10 @@ type Locker struct {
 	// clocks. It guards the fields below, and the state of all sessions and
 	// leases. It is released by unlock.
 	mu       sync.Mutex
-	session  *lockerSession   // in force, or nil
-	sessions []*lockerSession // all that are in force or not yet finished
-	opening  chan struct{}    // closed when the opening under way has ended; nil if none is
-	notes    []note           // to be logged when mu is free
+	session  *lockerSession       // in force, or nil
+	sessions []*lockerSession     // all that are in force or not yet finished
+	opening  chan struct{}        // closed when the opening under way has ended; nil if none is
+	notes    []func(*slog.Logger) // to be logged when mu is free
 }
 
 // NewLocker checks cfg. It does not talk to the store.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -51,20 +52,17 @@ type orphan struct {
 	token dcs.Revision
 }
 
+// note keeps a line for the log until mu is free. The caller holds mu.
+func (l *Locker) note(line func(*slog.Logger)) { l.notes = append(l.notes, line) }
+
 // unlock releases mu and then logs what happened under it.
 func (l *Locker) unlock() {
 	notes := l.notes
 	l.notes = nil
 	l.mu.Unlock()
-	for _, note := range notes {
-		l.log.Info(note.message, note.attrs...)
+	for _, line := range notes {
+		line(l.log)
 	}
-}
-
-// note is a line for the log, kept until mu is free.
-type note struct {
-	message string
-	attrs   []any
 }
 
 // inSession calls use with the session in force, opening one if there is none.
@@ -160,7 +158,7 @@ func (l *Locker) install(remote dcs.Session, sent instant) error {
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	l.session = s
 	l.sessions = append(l.sessions, s)
-	l.notes = append(l.notes, note{"session opened", []any{"session", s.id, "ttl", remote.TTL()}})
+	l.note(func(log *slog.Logger) { log.Info("session opened", "session", s.id, "ttl", remote.TTL()) })
 	go s.guardTime()
 	go s.keepAlive(sent)
 	return nil
@@ -459,7 +457,7 @@ func (s *lockerSession) end(cause error) {
 		ls.end(cause)
 	}
 	s.cancel(cause)
-	l.notes = append(l.notes, note{"session ended", []any{"session", s.id, "cause", cause}})
+	l.note(func(log *slog.Logger) { log.Info("session ended", "session", s.id, "cause", cause) })
 }
 
 // claimFinish reports whether the caller has to call finish: the session has
