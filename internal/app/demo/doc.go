@@ -1,0 +1,14 @@
+// Package demo is a highly available cluster on one machine with nothing to
+// configure: three nodes that are this very program (`run -c FILE`), an etcd as
+// one child process, and clients that write and remember what they were
+// promised.
+//
+// Run shows it live, or plays a script: one fault, and a verdict at the end. The
+// verdict comes from package workload, which trusts no agent: it compares what
+// was acknowledged with the rows on every node.
+//
+// All files are in one temporary directory. It is removed at the end, and so is
+// every process, also after an interrupt. If the demo is killed, the etcd child
+// sees its standard input end, waits a moment for the nodes to stop, and removes
+// what is left.
+package demo

@@ -1,0 +1,225 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/pghad/pghad/internal/workload"
+)
+
+const (
+	redraw     = 200 * time.Millisecond // of the live picture
+	plainEvery = time.Second            // of lines where there is no terminal
+	setUpTime  = 50 * time.Second       // until the cluster is whole for the first time
+	eventLines = 8
+)
+
+// live is a demo that a person watches.
+type live struct {
+	*stage
+	out      io.Writer
+	terminal bool
+	killed   string // the node that r starts again
+	leader   string // last seen
+	gaps     int    // told
+	printed  int    // events already printed where there is no terminal
+	before   workload.Counts
+	at       time.Time
+}
+
+// show plays no script: it shows the cluster until q or the end of ctx, and then
+// checks what was promised.
+func show(ctx context.Context, o Options) (Result, error) {
+	result := Result{Scenario: "live", Verdict: workload.VerdictError}
+	starting, cancel := context.WithTimeoutCause(ctx, setUpTime, errors.New("the cluster was not whole in time"))
+	defer cancel()
+	s, err := setUp(starting, o)
+	if err != nil {
+		return result, err
+	}
+	l := &live{stage: s, out: o.Stdout, at: time.Now()}
+	if err = l.begin(starting); err == nil {
+		err = l.watch(ctx, o)
+	}
+	s.events = nil // the screen is no longer ours
+	if err == nil {
+		p := &play{stage: s, victim: l.leader}
+		if err = s.stopClients(); err == nil {
+			// Also after an interrupt: what was promised is checked.
+			result, err = p.judge(context.WithoutCancel(ctx), Options{Script: result.Scenario}, nil)
+		}
+	} else if ctx.Err() == nil {
+		s.logs()
+	}
+	keep := o.Keep && !result.OK()
+	if keep {
+		s.say("everything is kept in %s", s.dir)
+	}
+	if err = errors.Join(err, s.tearDown(keep)); err != nil {
+		return result, err
+	}
+	return result, result.write(o.Stdout, false)
+}
+
+func (l *live) begin(ctx context.Context) error {
+	l.say("three nodes and etcd are started; the first one makes the database, the others copy it")
+	view, err := l.awaitWhole(ctx)
+	if err != nil {
+		return err
+	}
+	l.leader = view.Leader
+	return l.startClients(ctx)
+}
+
+// watch shows the picture and obeys keys.
+func (l *live) watch(ctx context.Context, o Options) error {
+	keys := make(chan byte)
+	every := plainEvery
+	file, isFile := o.Stdout.(*os.File)
+	if isFile && term.IsTerminal(int(file.Fd())) && term.IsTerminal(int(o.Stdin.Fd())) { //nolint:gosec // a file descriptor
+		restore, err := openTerminal(o.Stdin, file)
+		if err != nil {
+			return err
+		}
+		defer restore()
+		l.terminal, every = true, redraw
+		go readKeys(ctx, o.Stdin, keys) // ends with the process: a terminal cannot be made to give up a read
+	}
+	l.events = &events{most: eventLines}
+	l.say("%s leads", l.leader)
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		l.draw(ctx)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		case key := <-keys:
+			if key == 'q' || key == interrupt {
+				return nil
+			}
+			l.obey(key)
+		}
+	}
+}
+
+// interrupt is what Ctrl-C sends in raw mode.
+const interrupt = 3
+
+// openTerminal makes keys come one by one and unseen, on a screen of its own.
+func openTerminal(in, out *os.File) (restore func(), err error) {
+	fd := int(in.Fd()) //nolint:gosec // a file descriptor
+	before, err := term.MakeRaw(fd)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the terminal: %w", err)
+	}
+	_, _ = io.WriteString(out, "\x1b[?1049h\x1b[?25l") // other screen, no cursor
+	return func() {
+		_, _ = io.WriteString(out, "\x1b[?25h\x1b[?1049l")
+		_ = term.Restore(fd, before) // nothing else can be done
+	}, nil
+}
+
+func readKeys(ctx context.Context, in io.Reader, keys chan<- byte) {
+	key := make([]byte, 1)
+	for {
+		if n, err := in.Read(key); err != nil || n == 0 {
+			return
+		}
+		select {
+		case keys <- key[0]:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// obey does what a key asks for.
+func (l *live) obey(key byte) {
+	var err error
+	switch key {
+	case 'p':
+		if err = l.cluster.KillPostmaster(l.leader); err == nil {
+			l.say("the postmaster of %s is killed", l.leader)
+		}
+	case 'n':
+		if l.killed != "" {
+			l.say("%s is down already; r starts it again", l.killed)
+			return
+		}
+		if err = l.cluster.KillNode(l.leader); err == nil {
+			l.killed = l.leader
+			l.say("everything of %s is killed", l.leader)
+		}
+	case 'r':
+		if l.killed == "" {
+			l.say("no node is down")
+			return
+		}
+		if err = l.cluster.StartNode(l.killed); err == nil {
+			l.say("%s is started again", l.killed)
+			l.killed = ""
+		}
+	}
+	if err != nil {
+		l.say("%v", err)
+	}
+}
+
+// draw looks at everything once and shows it.
+func (l *live) draw(ctx context.Context) {
+	p := l.look(ctx)
+	lines := p.lines()
+	if l.terminal {
+		lines = append(lines, "", keysLine)
+		// Home, each line cleared behind its text, the rest of the screen cleared.
+		_, _ = io.WriteString(l.out, "\x1b[H"+strings.Join(lines, "\x1b[K\r\n")+"\x1b[K\x1b[J")
+		return
+	}
+	kept, total := l.events.last()
+	for _, line := range kept[max(0, len(kept)-(total-l.printed)):] {
+		_, _ = fmt.Fprintln(l.out, line)
+	}
+	l.printed = total
+	_, _ = fmt.Fprintf(l.out, "%6.2fs  leader %s, %s, %.0f a second, outage %s now, %s the longest\n", time.Since(l.began).Seconds(),
+		l.leader, p.Counts, p.Rate, milliseconds(p.Open), milliseconds(p.Longest))
+}
+
+// look gathers a picture, and notes what has changed since the last.
+func (l *live) look(ctx context.Context) picture {
+	view, err := l.view(ctx)
+	if err != nil {
+		view.Why = err.Error()
+	}
+	if view.Leader != "" && view.Term > 0 && view.Leader != l.leader {
+		l.say("%s leads, on timeline %d", view.Leader, view.Timeline)
+		l.leader = view.Leader
+	}
+	gaps := l.writers.Gaps().All()
+	for _, gap := range gaps[l.gaps:] {
+		l.say("writes stood still for %s", milliseconds(gap.Length()))
+	}
+	l.gaps = len(gaps)
+	now, counts := time.Now(), l.ledger.Counts()
+	p := picture{
+		View: view, Looks: l.looker.Look(ctx), Down: make(map[string]bool), Counts: counts,
+		Open: l.writers.Gaps().Open(l.ledger.Now()), Longest: l.writers.Gaps().Longest(0).Length(),
+	}
+	if passed := now.Sub(l.at).Seconds(); passed > 0 {
+		p.Rate = float64(counts.Acknowledged-l.before.Acknowledged) / passed
+	}
+	l.at, l.before = now, counts
+	for _, name := range l.cluster.Names() {
+		p.Down[name] = !l.cluster.AgentRuns(name)
+	}
+	p.Events, _ = l.events.last()
+	return p
+}

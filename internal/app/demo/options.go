@@ -1,0 +1,72 @@
+package demo
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+)
+
+// Options say what Run does. Zero fields mean the defaults.
+type Options struct {
+	// Script is the name of a script (Scripts). Empty: a live picture, until the
+	// key q or the end of the context.
+	Script string
+	// JSON makes the result one JSON object on Stdout.
+	JSON bool
+	// Sabotage plants what the verdict must find (Sabotages). With a script only.
+	Sabotage string
+	// Keep leaves the directory in place if the verdict is not ok, and says
+	// where it is.
+	Keep bool
+
+	// Program is the program that runs nodes (`run -c FILE`) and etcd
+	// (`demo-etcd --dir DIR --client-url URL`). Default: this one.
+	Program string
+	// BinDir holds PostgreSQL's programs. Default: the newest of this machine.
+	BinDir string
+
+	Stdin  *os.File  // keys of the live picture. Default: os.Stdin
+	Stdout io.Writer // result and live picture. Default: os.Stdout
+	Stderr io.Writer // progress. Default: os.Stderr
+}
+
+// What --sabotage plants.
+const (
+	SabotageLose       = "lose"
+	SabotageTwoWriters = "two-writers"
+)
+
+// Sabotages are the names that Options.Sabotage knows.
+func Sabotages() []string { return []string{SabotageLose, SabotageTwoWriters} }
+
+// withDefaults checks the options and fills what is empty.
+func (o Options) withDefaults() (Options, error) {
+	if _, known := scripts[o.Script]; o.Script != "" && !known {
+		return o, fmt.Errorf("there is no script %q; use one of %s", o.Script, strings.Join(Scripts(), ", "))
+	}
+	if o.Sabotage != "" && !slices.Contains(Sabotages(), o.Sabotage) {
+		return o, fmt.Errorf("there is no sabotage %q; use one of %s", o.Sabotage, strings.Join(Sabotages(), ", "))
+	}
+	if o.Script == "" && (o.Sabotage != "" || o.JSON) {
+		return o, fmt.Errorf("sabotage and JSON belong to a script; add one of %s", strings.Join(Scripts(), ", "))
+	}
+	if o.Program == "" {
+		program, err := os.Executable()
+		if err != nil {
+			return o, fmt.Errorf("path of this program: %w", err)
+		}
+		o.Program = program
+	}
+	if o.Stdin == nil {
+		o.Stdin = os.Stdin
+	}
+	if o.Stdout == nil {
+		o.Stdout = os.Stdout
+	}
+	if o.Stderr == nil {
+		o.Stderr = os.Stderr
+	}
+	return o, nil
+}

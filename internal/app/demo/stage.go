@@ -1,0 +1,275 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/pghad/pghad/dcs"
+	"github.com/pghad/pghad/dcs/etcd"
+	"github.com/pghad/pghad/internal/app/clusterview"
+	"github.com/pghad/pghad/internal/reaper"
+	"github.com/pghad/pghad/internal/testbed"
+	"github.com/pghad/pghad/internal/workload"
+)
+
+// namespace of the records; the default of the configuration.
+const namespace = "service"
+
+// timing of the nodes: shorter than the defaults, which are for machines that
+// are apart. A dead node is noticed after ttl at the latest, plus the half second
+// in which etcd looks for expired leases.
+func timing() map[string]string {
+	return map[string]string{
+		"ttl": "3s", "renew": "700ms", "margin": "1s", "observe": "500ms", "request": "700ms",
+		"removal_delay": "2s", "election_timeout": "5s",
+	}
+}
+
+// stage is everything that a demo consists of.
+type stage struct {
+	dir     string
+	began   time.Time
+	err     io.Writer // progress and logs
+	events  *events   // of the live picture; nil: progress goes to err
+	reaper  *reaper.Reaper
+	etcd    *etcdChild
+	store   dcs.Store
+	cluster *testbed.Cluster
+	looker  *workload.Looker
+	twin    *testbed.PostgresServer
+	ledger  *workload.Ledger
+	writers *workload.Writers
+	pinned  *workload.PinnedWriters
+}
+
+// setUp makes a stage with all processes started, and waits for nothing. On an
+// error nothing is left.
+func setUp(ctx context.Context, o Options) (*stage, error) {
+	s := &stage{began: time.Now(), err: o.Stderr}
+	if err := s.build(ctx, o); err != nil {
+		return nil, errors.Join(err, s.tearDown(false))
+	}
+	return s, nil
+}
+
+func (s *stage) build(ctx context.Context, o Options) error {
+	var err error
+	if s.reaper, err = reaper.Start(reaper.Config{}); err != nil {
+		s.say("%v: a killed node may be noticed late", err)
+	}
+	if s.dir, err = testbed.MakeDir("pghad-demo-"); err != nil {
+		return err
+	}
+	if s.etcd, err = startEtcd(o.Program, s.dir); err != nil {
+		return err
+	}
+	if s.store, err = etcd.Open(ctx, etcd.Config{Endpoints: []string{s.etcd.url}}); err != nil {
+		return err
+	}
+	s.cluster, err = testbed.NewCluster(testbed.ClusterConfig{
+		Binary: o.Program, Dir: s.dir, Endpoints: []string{s.etcd.url}, BinDir: o.BinDir, Timing: timing(),
+		Parameters: map[string]string{"shared_buffers": "32MB"},
+	})
+	if err != nil {
+		return err
+	}
+	if s.ledger, err = workload.OpenLedger(s.ledgerPath()); err != nil {
+		return err
+	}
+	if s.looker, err = workload.NewLooker(s.cluster.Target()); err != nil {
+		return err
+	}
+	if err := s.awaitEtcd(ctx); err != nil {
+		return err
+	}
+	return s.cluster.Start()
+}
+
+func (s *stage) ledgerPath() string { return filepath.Join(s.dir, "ledger") }
+
+// awaitEtcd waits until etcd serves.
+func (s *stage) awaitEtcd(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, etcdStart)
+	defer cancel()
+	return until(ctx, 20*time.Millisecond, "etcd to serve", func(ctx context.Context) error {
+		select {
+		case <-s.etcd.child.Done():
+			return fatal{fmt.Errorf("etcd ended while it started: %w: %s", s.etcd.child.Err(), tailOf(filepath.Join(s.dir, "etcd", "output.log")))}
+		default:
+		}
+		_, err := s.view(ctx)
+		return err
+	})
+}
+
+// view reads the records of the cluster.
+func (s *stage) view(ctx context.Context) (clusterview.View, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return clusterview.Read(ctx, s.store, namespace, s.cluster.Name())
+}
+
+// awaitWhole waits until all nodes stream and are counted, as the records say
+// and as the servers say themselves.
+func (s *stage) awaitWhole(ctx context.Context) (clusterview.View, error) {
+	var view clusterview.View
+	err := until(ctx, 50*time.Millisecond, "the cluster to be whole", func(ctx context.Context) error {
+		var err error
+		if view, err = s.view(ctx); err != nil {
+			return err
+		}
+		if missing := missing(view, len(s.cluster.Names())); missing != "" {
+			return errors.New(missing)
+		}
+		if looks := s.looker.Look(ctx); !workload.Whole(looks) {
+			return fmt.Errorf("the servers do not agree: %+v", looks)
+		}
+		return nil
+	})
+	return view, err
+}
+
+// missing says what a cluster of n nodes lacks to be whole, "" if nothing.
+func missing(view clusterview.View, n int) string {
+	switch {
+	case view.Leader == "" || view.Term == 0:
+		return "no leader is in office: " + view.Why
+	case view.Gate != "open":
+		return "the leader does not admit clients: " + view.Gate
+	case view.Quorum == nil || view.Quorum.K != 1 || len(view.Quorum.Members) != n-1:
+		return fmt.Sprintf("the quorum is %+v", view.Quorum)
+	}
+	for _, node := range view.Nodes {
+		if node.Name != view.Leader && node.Quorum != clusterview.InQuorumMember {
+			return fmt.Sprintf("node %s does not count: it is %s, %s; %s", node.Name, node.Role, node.State, node.Why)
+		}
+	}
+	return ""
+}
+
+// startClients makes the role and table of clients and starts writers.
+func (s *stage) startClients(ctx context.Context) error {
+	if err := s.cluster.CreateClientRole(ctx); err != nil {
+		return err
+	}
+	target := s.cluster.Target()
+	if err := workload.CreateTable(ctx, target); err != nil {
+		return err
+	}
+	var err error
+	if s.writers, err = workload.StartWriters(workload.WritersConfig{Target: target, Ledger: s.ledger}); err != nil {
+		return err
+	}
+	s.pinned, err = workload.StartPinnedWriters(workload.PinnedConfig{Target: target, Ledger: s.ledger})
+	return err
+}
+
+// stopClients stops writing.
+func (s *stage) stopClients() error {
+	var errs []error
+	if s.writers != nil {
+		errs = append(errs, s.writers.Stop())
+	}
+	if s.pinned != nil {
+		errs = append(errs, s.pinned.Stop())
+	}
+	return errors.Join(errs...)
+}
+
+// tearDown ends every process and, unless keep, removes every file. It works on
+// a stage that is only half built, too.
+func (s *stage) tearDown(keep bool) error {
+	var errs []error
+	errs = append(errs, s.stopClients())
+	if s.looker != nil {
+		s.looker.Close()
+	}
+	if s.ledger != nil {
+		errs = append(errs, s.ledger.Close())
+	}
+	if s.cluster != nil {
+		errs = append(errs, s.cluster.Kill())
+	}
+	if s.twin != nil {
+		errs = append(errs, s.twin.Kill())
+	}
+	if s.store != nil {
+		errs = append(errs, s.store.Close())
+	}
+	if s.etcd != nil {
+		errs = append(errs, s.etcd.stop())
+	}
+	if s.dir != "" && !keep {
+		errs = append(errs, os.RemoveAll(s.dir))
+	}
+	if s.reaper != nil {
+		s.reaper.Stop()
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	return nil
+}
+
+// say tells a line of progress.
+func (s *stage) say(format string, args ...any) {
+	line := fmt.Sprintf("%6.2fs  %s", time.Since(s.began).Seconds(), fmt.Sprintf(format, args...))
+	if s.events != nil {
+		s.events.add(line)
+		return
+	}
+	_, _ = io.WriteString(s.err, line+"\n") // nobody to tell
+}
+
+// logs prints the ends of all logs.
+func (s *stage) logs() {
+	var text strings.Builder
+	for _, name := range s.cluster.Names() {
+		text.WriteString(s.cluster.LogTail(name))
+	}
+	text.WriteString("etcd:\n" + tailOf(filepath.Join(s.dir, "etcd", "etcd.log")))
+	_, _ = io.WriteString(s.err, text.String()) // nobody to tell
+}
+
+// tailOf returns the end of a small log file.
+func tailOf(path string) string {
+	data, err := os.ReadFile(path) //nolint:gosec // our own log file
+	if err != nil {
+		return err.Error() + "\n"
+	}
+	const most = 2000
+	return string(data[max(0, len(data)-most):])
+}
+
+// fatal ends until at once.
+type fatal struct{ error }
+
+// Unwrap returns the error proper.
+func (f fatal) Unwrap() error { return f.error }
+
+// until calls try every so often until it returns nil or ctx ends.
+func until(ctx context.Context, every time.Duration, what string, try func(context.Context) error) error {
+	look := time.NewTicker(every)
+	defer look.Stop()
+	for {
+		err := try(ctx)
+		if err == nil {
+			return nil
+		}
+		var final fatal
+		if errors.As(err, &final) {
+			return final.error
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w: %w", what, context.Cause(ctx), err)
+		}
+	}
+}
