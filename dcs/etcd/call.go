@@ -77,7 +77,7 @@ func (c call) explain(ctx, store context.Context, sent bool, err error) error {
 	if c.read && !errors.Is(proof, dcs.ErrInvalid) {
 		proof = dcs.ErrUnavailable
 	}
-	interrupted := proof == dcs.ErrAmbiguous || proof == dcs.ErrUnavailable
+	interrupted := errors.Is(proof, dcs.ErrAmbiguous) || errors.Is(proof, dcs.ErrUnavailable)
 	cause := outcome.Cause(ctx)
 	switch {
 	case interrupted && store.Err() != nil && (c.read || !sent):
@@ -169,6 +169,7 @@ func (sentObserver) HandleRPC(ctx context.Context, event stats.RPCStats) {
 	}
 }
 
-func (sentObserver) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
+func (sentObserver) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+
 func (sentObserver) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
 func (sentObserver) HandleConn(context.Context, stats.ConnStats)                       {}

@@ -3,6 +3,7 @@ package etcd_test
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -163,10 +164,10 @@ func TestVerdicts(t *testing.T) {
 			_, err := dcs.Put(t.Context(), s, "/k", nil)
 			requireOnly(t, err, tc.write)
 			require.EqualValues(t, 1, f.calls.Load(), "a write is sent once")
-			require.Equal(t, tc.write != dcs.ErrAmbiguous, dcs.SurelyNotDone(err))
+			require.Equal(t, !errors.Is(tc.write, dcs.ErrAmbiguous), dcs.SurelyNotDone(err))
 
 			read := dcs.ErrUnavailable
-			if tc.write == dcs.ErrInvalid {
+			if errors.Is(tc.write, dcs.ErrInvalid) {
 				read = dcs.ErrInvalid
 			}
 			_, err = s.Get(t.Context(), "/k")
@@ -182,7 +183,7 @@ func requireOnly(t *testing.T, err, want error) {
 	for _, sentinel := range []error{
 		dcs.ErrNotFound, dcs.ErrConflict, dcs.ErrSessionLost, dcs.ErrUnavailable, dcs.ErrAmbiguous, dcs.ErrInvalid, dcs.ErrClosed,
 	} {
-		if sentinel == want {
+		if errors.Is(want, sentinel) {
 			require.ErrorIs(t, err, sentinel)
 		} else {
 			require.NotErrorIs(t, err, sentinel)
@@ -282,7 +283,7 @@ func TestOutcomeOfAnInterruptedCall(t *testing.T) {
 				switch {
 				case write:
 					requireOnly(t, err, tc.write)
-				case tc.read == context.Canceled:
+				case errors.Is(tc.read, context.Canceled):
 					requireOnly(t, err, nil)
 					require.ErrorIs(t, err, context.Canceled)
 				default:
@@ -299,7 +300,7 @@ func TestUnreachableServerIsToldByTheContext(t *testing.T) {
 	t.Parallel()
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and never says a word
 	require.NoError(t, err)
-	defer func() { require.NoError(t, silent.Close()) }()
+	t.Cleanup(func() { require.NoError(t, silent.Close()) })
 	refusing, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, refusing.Close())
@@ -307,6 +308,7 @@ func TestUnreachableServerIsToldByTheContext(t *testing.T) {
 	for name, address := range map[string]string{"silent": silent.Addr().String(), "refusing": refusing.Addr().String()} {
 		for _, user := range []string{"", "root"} {
 			t.Run(name+" "+user, func(t *testing.T) {
+				t.Parallel()
 				s := open(t, etcd.Config{Endpoints: []string{address}, Username: user, Password: user})
 				ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 				defer cancel()

@@ -128,7 +128,7 @@ func TestWatchSurvivesCompaction(t *testing.T) {
 		last, err = dcs.Put(within(t, patience), s, fmt.Sprintf("/k%d", i%3), nil)
 		require.NoError(t, err)
 	}
-	_, err := client.Compact(within(t, patience), int64(last)) //nolint:gosec // A small number.
+	_, err := client.Compact(within(t, patience), int64(last))
 	require.NoError(t, err)
 	await(t, updates, func(u dcs.Update) bool { return len(u.KVs) == 3 })
 }

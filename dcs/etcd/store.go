@@ -308,7 +308,7 @@ func compare(g dcs.Guard) ([]*pb.Compare, error) {
 	if g.Revision != 0 {
 		compares = append(compares, &pb.Compare{
 			Key: []byte(g.Key), Target: pb.Compare_MOD, Result: pb.Compare_EQUAL,
-			TargetUnion: &pb.Compare_ModRevision{ModRevision: int64(g.Revision)}, //nolint:gosec // Checked above.
+			TargetUnion: &pb.Compare_ModRevision{ModRevision: int64(g.Revision)},
 		})
 	}
 	return compares, nil
