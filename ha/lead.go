@@ -73,6 +73,11 @@ func (n *Node) startInPlace(ctx context.Context, v look) error {
 	if o.failures >= maxStarts {
 		return n.resign(ctx, fmt.Errorf("the server did not start in place in %d attempts", o.failures))
 	}
+	// The server starts with the recorded setting. A write of the record that
+	// may still be on its way must not land afterwards: it could claim less.
+	if err := n.rewriteQuorum(ctx, v.records); err != nil {
+		return err
+	}
 	o.failures++
 	n.cfg.Logger.InfoContext(ctx, "starting the server in place", "term", o.Term, "process", string(v.server.Process), "attempt", o.failures)
 	n.writable = true
@@ -81,6 +86,21 @@ func (n *Node) startInPlace(ctx context.Context, v look) error {
 	defer cancel()
 	return n.cfg.Effects.run("server/start-primary", func() error {
 		return n.cfg.Postgres.StartPrimary(bounded, o.Lease, v.recorded().Setting())
+	})
+}
+
+// rewriteQuorum writes the record again as it is, under the revision just read:
+// a write of unknown outcome, guarded by an older one, can no longer land.
+func (n *Node) rewriteQuorum(ctx context.Context, records record.Cluster) error {
+	nonce, err := newNonce(n.cfg.Rand)
+	if err != nil {
+		return err
+	}
+	next := records.Quorum.Value
+	next.Version, next.Nonce = next.Version+1, nonce
+	return n.commitAsLeader(ctx, "office/rewrite-quorum", dcs.Txn{
+		If:   []dcs.Guard{records.Quorum.Guard(n.keys.Quorum())},
+		Then: []dcs.Op{{Key: n.keys.Quorum(), Value: record.Encode(next)}},
 	})
 }
 
