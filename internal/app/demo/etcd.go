@@ -19,8 +19,6 @@ import (
 const (
 	// etcdStart bounds the start of the embedded etcd.
 	etcdStart = 20 * time.Second
-	// orphanGrace is how long the nodes of a demo that died may take to stop by
-	// themselves. Their kernel has asked them to.
 	orphanGrace = 10 * time.Second
 )
 
@@ -32,6 +30,9 @@ type EtcdOptions struct {
 	ClientURL string
 	// Parent is open as long as the demo lives: standard input. Default: os.Stdin.
 	Parent io.Reader
+	// Grace is how long the nodes of a demo that died may take to stop by
+	// themselves. The kernel has asked them to. Default: 10 s.
+	Grace time.Duration
 }
 
 // RunEtcd is the hidden command demo-etcd: an etcd of one member, until ctx ends
@@ -39,6 +40,9 @@ type EtcdOptions struct {
 func RunEtcd(ctx context.Context, o EtcdOptions) error {
 	if o.Parent == nil {
 		o.Parent = os.Stdin
+	}
+	if o.Grace <= 0 {
+		o.Grace = orphanGrace
 	}
 	if o.Dir == "" || o.ClientURL == "" {
 		return errors.New("demo-etcd is for the demo's own use; it needs --dir and --client-url")
@@ -64,7 +68,7 @@ func RunEtcd(ctx context.Context, o EtcdOptions) error {
 		return fmt.Errorf("etcd: %w", err)
 	case <-orphaned:
 	}
-	patient, cancel := context.WithTimeout(ctx, orphanGrace)
+	patient, cancel := context.WithTimeout(ctx, o.Grace)
 	defer cancel()
 	return testbed.Sweep(patient, o.Dir)
 }
