@@ -19,7 +19,9 @@ type History []Switch
 
 // ParseHistory reads a timeline history file: lines of timeline (decimal), LSN
 // and reason, separated by white space; empty lines and lines that start with
-// # are ignored. Timelines and LSNs must grow.
+// # are ignored. Timelines must grow. LSNs usually do; one is below its
+// predecessor's when a server was promoted that had the files of a timeline but
+// had not yet reached its beginning.
 func ParseHistory(text string) (History, error) {
 	var history History
 	for number, line := range strings.Split(text, "\n") {
@@ -39,9 +41,8 @@ func ParseHistory(text string) (History, error) {
 		if err != nil {
 			return nil, fmt.Errorf("history line %d: %w", number+1, err)
 		}
-		if n := len(history); n > 0 && (history[n-1].Timeline >= timeline || history[n-1].At > at) {
-			return nil, fmt.Errorf("history line %d: timeline %d at %s does not follow timeline %d at %s",
-				number+1, timeline, at, history[n-1].Timeline, history[n-1].At)
+		if n := len(history); n > 0 && history[n-1].Timeline >= timeline {
+			return nil, fmt.Errorf("history line %d: timeline %d does not follow timeline %d", number+1, timeline, history[n-1].Timeline)
 		}
 		history = append(history, Switch{Timeline: timeline, At: at, Reason: strings.Join(fields[2:], " ")})
 	}
@@ -71,10 +72,32 @@ func (l Lineage) Contains(p Position) bool {
 	if p.Timeline == l.Timeline {
 		return true
 	}
-	for _, s := range l.History {
+	for i, s := range l.History {
 		if s.Timeline == p.Timeline {
-			return p.LSN <= s.At
+			return p.LSN <= l.History.left(i)
 		}
 	}
 	return false
+}
+
+// Owner returns the timeline of this lineage that wrote the last byte before
+// end: the oldest ancestor that was not left before it, else the timeline
+// itself.
+func (l Lineage) Owner(end LSN) Timeline {
+	for i, s := range l.History {
+		if end <= l.History.left(i) {
+			return s.Timeline
+		}
+	}
+	return l.Timeline
+}
+
+// left is the end of what ancestor i contributes: where it was left, or where a
+// later ancestor was, if that is earlier.
+func (h History) left(i int) LSN {
+	at := h[i].At
+	for _, later := range h[i+1:] {
+		at = min(at, later.At)
+	}
+	return at
 }

@@ -1,0 +1,192 @@
+package pgctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+
+	"github.com/benbjohnson/clock"
+
+	"github.com/pghad/pghad/internal/timectx"
+	"github.com/pghad/pghad/pg"
+)
+
+// errClosed is what a closed controller answers.
+var errClosed = errors.New("the controller is closed")
+
+// errStopRequested is why an operation ends when Stop is called meanwhile.
+var errStopRequested = errors.New("the server is being stopped")
+
+// Controller controls one PostgreSQL server. It satisfies ha.PostgresController,
+// whose comments are its contract.
+//
+// Operations that change the server run one at a time, a second one waits.
+// Status, WaitChange, SelfCheck, SyncView and Stop may be called at any time,
+// from any goroutine; Stop ends the operation that runs.
+type Controller struct {
+	cfg   Config
+	clock clock.Clock
+	log   *slog.Logger
+
+	turn chan struct{} // holds a token while an operation runs
+	kept keptSession   // of Status and Promote
+
+	// mu guards what follows. It is never held while something blocks.
+	mu         sync.Mutex
+	server     *postmaster             // nil if none runs
+	ended      pg.Process              // how the last one ended
+	generation uint64                  // grows with each start and end of a postmaster
+	changed    chan struct{}           // closed and replaced when generation grows
+	cancelTurn context.CancelCauseFunc // of the operation that runs, nil if none may be ended
+	stops      int                     // Stop calls under way
+	closed     bool
+	settings   settings // in force, or to be in force at the next start
+
+	slowPromotions int // promotions in a row that exceeded their deadline; guarded by turn
+
+	lifetime context.Context // ends at Close: of background goroutines
+	end      context.CancelFunc
+	tasks    sync.WaitGroup // background goroutines but the parents of postmasters
+	sideWork sideWork       // the checkpoint after a promotion
+}
+
+// New checks the configuration and the data directory, takes over a server that
+// runs on it already, and returns a controller. It changes nothing but to make
+// StateDir and SocketDir.
+func New(config Config) (*Controller, error) {
+	cfg, err := config.complete()
+	if err != nil {
+		return nil, err
+	}
+	if err := cfg.checkData(); err != nil {
+		return nil, err
+	}
+	if err := cfg.account.makeDir(cfg.StateDir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := cfg.account.makeDir(cfg.SocketDir, 0o755); err != nil {
+		return nil, err
+	}
+	c := &Controller{
+		cfg:        cfg,
+		clock:      cfg.Clock,
+		log:        cfg.Logger,
+		turn:       make(chan struct{}, 1),
+		kept:       newKeptSession(),
+		ended:      pg.ProcessStopped,
+		generation: 1,
+		changed:    make(chan struct{}),
+	}
+	c.lifetime, c.end = context.WithCancel(context.Background())
+	if c.settings, _, err = c.settingsNote().read(); err != nil {
+		return nil, err
+	}
+	if err := c.writePassfile(); err != nil {
+		return nil, err
+	}
+	c.ended = c.howEnded(false)
+	c.adopt()
+	return c, nil
+}
+
+// Close ends the controller and leaves the server as it is. The operations that
+// run are ended. A goroutine that waits for a postmaster started by this
+// controller stays until that one ends, so that it does not become a zombie.
+func (c *Controller) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	if c.cancelTurn != nil {
+		c.cancelTurn(errClosed)
+	}
+	c.mu.Unlock()
+	c.turn <- struct{}{}
+	defer func() { <-c.turn }()
+	c.end()
+	c.kept.close()
+	c.tasks.Wait()
+	return nil
+}
+
+// begin waits for the controller's turn. The returned context ends with ctx,
+// when Stop is called, and at Close; done must be called.
+func (c *Controller) begin(ctx context.Context, what string) (_ context.Context, done func(), err error) {
+	select {
+	case c.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, nil, fmt.Errorf("%s: wait for the operation before it: %w", what, context.Cause(ctx))
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.closed:
+		err = errClosed
+	case c.stops > 0:
+		err = errStopRequested
+	default:
+		c.cancelTurn = cancel
+		return ctx, func() {
+			c.mu.Lock()
+			c.cancelTurn = nil
+			c.mu.Unlock()
+			cancel(nil)
+			<-c.turn
+		}, nil
+	}
+	cancel(nil)
+	<-c.turn
+	return nil, nil, fmt.Errorf("%s: %w", what, err)
+}
+
+// beginStop ends the operation that runs and takes its place. Until done is
+// called no other operation but a Stop begins.
+func (c *Controller) beginStop(ctx context.Context) (_ context.Context, done func(), err error) {
+	c.mu.Lock()
+	c.stops++
+	if c.cancelTurn != nil {
+		c.cancelTurn(errStopRequested)
+	}
+	c.mu.Unlock()
+	leave := func() {
+		c.mu.Lock()
+		c.stops--
+		c.mu.Unlock()
+	}
+	select {
+	case c.turn <- struct{}{}:
+	case <-ctx.Done():
+		leave()
+		return nil, nil, fmt.Errorf("stop PostgreSQL: wait for the operation before it: %w", context.Cause(ctx))
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	c.mu.Lock()
+	c.cancelTurn = cancel // another Stop, perhaps a harder one, takes over
+	c.mu.Unlock()
+	return ctx, func() {
+		c.mu.Lock()
+		c.cancelTurn = nil
+		c.mu.Unlock()
+		leave()
+		cancel(nil)
+		<-c.turn
+	}, nil
+}
+
+// pause waits until the next look at something that has no event.
+func (c *Controller) pause(ctx context.Context) error {
+	return timectx.Sleep(ctx, c.clock, c.cfg.Poll)
+}
+
+// short bounds a query of the controller.
+func (c *Controller) short(ctx context.Context, what string) (context.Context, context.CancelFunc) {
+	return timectx.With(ctx, c.clock, c.cfg.StatementTimeout, what)
+}
+
+func (c *Controller) dataPath(name ...string) string {
+	return filepath.Join(append([]string{c.cfg.DataDir}, name...)...)
+}
+
+func (c *Controller) statePath(name string) string { return filepath.Join(c.cfg.StateDir, name) }

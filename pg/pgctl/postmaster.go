@@ -1,0 +1,300 @@
+package pgctl
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/pghad/pghad/internal/timectx"
+	"github.com/pghad/pghad/pg"
+)
+
+// postmaster is a running server, started by this controller or found running.
+type postmaster struct {
+	pid   int
+	gone  chan struct{} // closed when the postmaster has ended and the controller knows
+	log   int64         // where its messages begin in the log file
+	asked bool          // somebody called Stop; guarded by Controller.mu
+}
+
+// signal sends a signal, except to a process that has ended.
+func (p *postmaster) signal(s syscall.Signal) error {
+	err := syscall.Kill(p.pid, s)
+	if errors.Is(err, syscall.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("send %v to postmaster %d: %w", s, p.pid, err)
+	}
+	return nil
+}
+
+// running returns the server, nil if none runs.
+func (c *Controller) running() *postmaster {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.server
+}
+
+// spawn starts the postmaster as a child.
+func (c *Controller) spawn() (*postmaster, error) {
+	logFile, err := c.openLog()
+	if err != nil {
+		return nil, err
+	}
+	defer logFile.Close() //nolint:errcheck // the child has its own
+	size, err := logFile.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, fmt.Errorf("open PostgreSQL's log: %w", err)
+	}
+	cmd := exec.Command(filepath.Join(c.cfg.BinDir, "postgres"), "-D", c.cfg.DataDir) //nolint:noctx // the server outlives any context
+	cmd.Env = c.env()
+	cmd.Dir = "/"
+	cmd.SysProcAttr = c.cfg.account.attributes()
+	cmd.Stdout, cmd.Stderr = logFile, logFile
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start PostgreSQL: %w", err)
+	}
+	server := &postmaster{pid: cmd.Process.Pid, gone: make(chan struct{}), log: size}
+	c.arrived(server)
+	go func() { // its owner is the postmaster: it ends with it, see Close
+		err := cmd.Wait()
+		c.departed(server, err)
+	}()
+	return server, nil
+}
+
+// adopt takes over a server that runs on the data directory without being
+// known: the controller was restarted, or an operator started it.
+func (c *Controller) adopt() *postmaster {
+	if server := c.running(); server != nil {
+		return server
+	}
+	pid := c.pidFile().pid
+	if pid == 0 || !isServerProcess(pid, c.cfg.DataDir) {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.server != nil || c.closed {
+		return c.server
+	}
+	c.log.Info("a running PostgreSQL is taken over", "pid", pid)
+	server := &postmaster{pid: pid, gone: make(chan struct{})}
+	c.arrive(server)
+	c.tasks.Add(1)
+	go func() {
+		defer c.tasks.Done()
+		for isServerProcess(pid, c.cfg.DataDir) {
+			if timectx.Sleep(c.lifetime, c.clock, 2*c.cfg.Poll) != nil {
+				return
+			}
+		}
+		c.departed(server, nil)
+	}()
+	return server
+}
+
+func (c *Controller) arrived(server *postmaster) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.arrive(server)
+}
+
+// arrive needs c.mu.
+func (c *Controller) arrive(server *postmaster) {
+	c.server = server
+	c.grow()
+}
+
+// grow needs c.mu.
+func (c *Controller) grow() {
+	c.generation++
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+func (c *Controller) departed(server *postmaster, err error) {
+	c.mu.Lock()
+	asked := server.asked
+	c.mu.Unlock()
+	how := c.howEnded(asked)
+	reason := ""
+	if err != nil {
+		reason = err.Error()
+	}
+	if how == pg.ProcessCrashed {
+		c.log.Error("PostgreSQL has ended without having been asked to", "pid", server.pid, "reason", reason)
+	} else {
+		c.log.Info("PostgreSQL has ended", "pid", server.pid, "reason", reason)
+	}
+	c.mu.Lock()
+	if c.server == server {
+		c.server = nil
+		c.ended = how
+		c.grow()
+	}
+	c.mu.Unlock()
+	close(server.gone)
+}
+
+// howEnded is what an absent server is: stopped if somebody asked for it or
+// the control file says that it was shut down, else crashed.
+func (c *Controller) howEnded(asked bool) pg.Process {
+	if asked {
+		return pg.ProcessStopped
+	}
+	state, err := c.controlState()
+	if errors.Is(err, os.ErrNotExist) || err == nil && (state == stateShutDown || state == stateShutDownInRecovery) {
+		return pg.ProcessStopped
+	}
+	return pg.ProcessCrashed
+}
+
+// Values of DBState in catalog/pg_control.h.
+const (
+	stateShutDown           = 1
+	stateShutDownInRecovery = 2
+)
+
+// controlState reads the state field of the control file. Its place, after the
+// system identifier and two version numbers, is the same in all versions.
+func (c *Controller) controlState() (uint32, error) {
+	const offset = 16
+	f, err := os.Open(c.dataPath("global", "pg_control"))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	var state [4]byte
+	if _, err := f.ReadAt(state[:], offset); err != nil {
+		return 0, err
+	}
+	return binary.NativeEndian.Uint32(state[:]), nil
+}
+
+// pidFile is what postmaster.pid says.
+type pidFile struct {
+	pid    int
+	status string // "starting", "stopping", "ready", "standby"
+}
+
+func (c *Controller) pidFile() pidFile {
+	text, err := os.ReadFile(c.dataPath("postmaster.pid"))
+	if err != nil {
+		return pidFile{}
+	}
+	lines := strings.Split(string(text), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(lines[0]))
+	if err != nil || pid <= 1 { // negative: a standalone backend
+		return pidFile{}
+	}
+	file := pidFile{pid: pid}
+	if len(lines) > 7 {
+		file.status = strings.TrimSpace(lines[7])
+	}
+	return file
+}
+
+// removeStalePidFile removes a postmaster.pid that would keep a server from
+// starting although the process that it names is not one on this data
+// directory: a zombie, or a number used anew. A file of a process that does not
+// exist is left to PostgreSQL, which looks for its shared memory too.
+func (c *Controller) removeStalePidFile() error {
+	pid := c.pidFile().pid
+	if pid == 0 || errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) || isServerProcess(pid, c.cfg.DataDir) {
+		return nil
+	}
+	c.log.Warn("a stale postmaster.pid is removed", "pid", pid)
+	return removeIfExists(c.dataPath("postmaster.pid"))
+}
+
+// drain waits until no process of the server is left. Backends notice the end
+// of their postmaster by themselves within milliseconds; what is left after
+// KillAfter is killed.
+func (c *Controller) drain(ctx context.Context) error {
+	deadline := c.clock.Now().Add(c.cfg.KillAfter)
+	for {
+		left, err := serverProcesses(c.cfg.DataDir)
+		if err != nil || len(left) == 0 {
+			return err
+		}
+		if !c.clock.Now().Before(deadline) {
+			kill(left)
+		}
+		if err := c.pause(ctx); err != nil {
+			return fmt.Errorf("wait for %d processes of PostgreSQL to end: %w", len(left), err)
+		}
+	}
+}
+
+func kill(pids []int) {
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone already
+	}
+}
+
+// logName is the file in the state directory that takes the server's standard
+// output and error, unless its logging collector takes them. It is opened for
+// appending, so it may be rotated by copying and truncating.
+const logName = "postgresql.log"
+
+func (c *Controller) openLog() (*os.File, error) {
+	f, err := os.OpenFile(c.statePath(logName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open PostgreSQL's log: %w", err)
+	}
+	if err := c.cfg.account.own(f.Name()); err != nil {
+		return nil, errors.Join(fmt.Errorf("give PostgreSQL's log to its user: %w", err), f.Close())
+	}
+	return f, nil
+}
+
+// lastMessage is what a server said last that explains its end.
+func (c *Controller) lastMessage(server *postmaster) string {
+	const most = 64 << 10
+	f, err := os.Open(c.statePath(logName))
+	if err != nil {
+		return ""
+	}
+	defer f.Close() //nolint:errcheck // read only
+	from := server.log
+	if info, err := f.Stat(); err == nil {
+		from = max(from, info.Size()-most)
+	}
+	text, err := io.ReadAll(io.NewSectionReader(f, from, most))
+	if err != nil {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	for _, line := range lines { // the first fatal message is the cause, later ones follow from it
+		if strings.Contains(line, "FATAL:") || strings.Contains(line, "PANIC:") {
+			return line
+		}
+	}
+	return lines[len(lines)-1]
+}
+
+// env is the environment of a program of PostgreSQL: this process's without
+// what would lead libpq or the server elsewhere.
+func (c *Controller) env(more ...string) []string {
+	var env []string
+	for _, entry := range os.Environ() {
+		name, _, _ := strings.Cut(entry, "=")
+		if strings.HasPrefix(name, "PG") || name == "HOME" || name == "USER" || name == "LOGNAME" || name == "NOTIFY_SOCKET" ||
+			len(more) > 0 && (strings.HasPrefix(name, "LC_") || name == "LANG" || name == "LANGUAGE") {
+			continue
+		}
+		env = append(env, entry)
+	}
+	env = append(env, "HOME="+c.cfg.account.home, "USER="+c.cfg.account.name, "LOGNAME="+c.cfg.account.name)
+	return append(env, more...)
+}

@@ -1,0 +1,379 @@
+package pgctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/pghad/pghad/internal/timectx"
+	"github.com/pghad/pghad/pg"
+)
+
+// ownFiles are configuration of this server that a copy of another one must not
+// replace.
+var ownFiles = []string{baseFile, autoFile}
+
+// Rewind implements ha.Rebuilder. The data must have been shut down cleanly
+// (start it as a standby and stop it fast): pg_rewind is not allowed to run
+// recovery by itself, which would finish it on the old timeline. Nothing is
+// changed before a dry run has passed.
+func (c *Controller) Rewind(ctx context.Context, source pg.Upstream) (pg.Position, error) {
+	ctx, done, err := c.begin(ctx, "rewind")
+	if err != nil {
+		return pg.Position{}, err
+	}
+	defer done()
+	floor, err := c.rewind(ctx, source)
+	if err != nil {
+		return pg.Position{}, fmt.Errorf("rewind to %s: %w", source.Address(), err)
+	}
+	return floor, nil
+}
+
+func (c *Controller) rewind(ctx context.Context, source pg.Upstream) (pg.Position, error) {
+	if left, found, err := c.unfinishedNote().read(); err != nil {
+		return pg.Position{}, err
+	} else if found && left.Copied && left.From == source.Address() {
+		return c.finishRewind(ctx, source) // only the floor was missing
+	}
+	disk, err := c.beginRebuild(ctx)
+	if err != nil {
+		return pg.Position{}, err
+	}
+	if !disk.Clean {
+		return pg.Position{}, fmt.Errorf("the data was not shut down cleanly (%s): start it as a standby and stop it fast first", disk.State)
+	}
+	remote, err := c.awaitSource(ctx, source)
+	if err != nil {
+		return pg.Position{}, err
+	}
+	if remote.SystemID != disk.SystemID {
+		return pg.Position{}, fmt.Errorf("the source is of system %s and the data of %s: %w", remote.SystemID, disk.SystemID, pg.ErrRewindImpossible)
+	}
+	if err := c.runRewind(ctx, source, "--dry-run"); err != nil {
+		return pg.Position{}, err
+	}
+	if err := c.saveOwnFiles(); err != nil {
+		return pg.Position{}, err
+	}
+	progress := unfinished{Kind: unfinishedRewind, From: source.Address()}
+	if err := c.unfinishedNote().write(progress); err != nil {
+		return pg.Position{}, err
+	}
+	if err := c.runRewind(ctx, source); err != nil {
+		return pg.Position{}, fmt.Errorf("%w: %w", pg.ErrIncompleteCopy, err)
+	}
+	if err := c.takePossession(); err != nil {
+		return pg.Position{}, err
+	}
+	progress.Copied = true
+	if err := c.unfinishedNote().write(progress); err != nil {
+		return pg.Position{}, err
+	}
+	return c.finishRewind(ctx, source)
+}
+
+// finishRewind reads the floor and lifts the ban on starting.
+func (c *Controller) finishRewind(ctx context.Context, source pg.Upstream) (pg.Position, error) {
+	floor, err := c.floor(ctx, source)
+	if err != nil {
+		return pg.Position{}, err
+	}
+	if err := c.unfinishedNote().remove(); err != nil {
+		return pg.Position{}, err
+	}
+	return floor, c.dropOwnFiles()
+}
+
+// beginRebuild checks that there is complete data that nobody uses.
+func (c *Controller) beginRebuild(ctx context.Context) (pg.OnDisk, error) {
+	if c.adopt() != nil {
+		return pg.OnDisk{}, errors.New("the server runs: stop it first")
+	}
+	if err := c.drain(ctx); err != nil {
+		return pg.OnDisk{}, err
+	}
+	if err := c.repair(); err != nil {
+		return pg.OnDisk{}, err
+	}
+	if _, err := c.removePlaceholdersIfAny(); err != nil {
+		return pg.OnDisk{}, err
+	}
+	return c.onDisk(ctx)
+}
+
+// removePlaceholdersIfAny is removePlaceholders for a directory that may have no
+// data yet.
+func (c *Controller) removePlaceholdersIfAny() (bool, error) {
+	there, err := exists(c.dataPath("pg_wal"))
+	if err != nil || !there {
+		return false, err
+	}
+	return c.removePlaceholders()
+}
+
+// awaitSource waits until the source has finished a checkpoint on its timeline.
+// Before, its control file names the old one and pg_rewind sees nothing to do.
+func (c *Controller) awaitSource(ctx context.Context, source pg.Upstream) (pg.Remote, error) {
+	ctx, cancel := timectx.With(ctx, c.clock, c.cfg.SourceTimeout, "first checkpoint of the source on its timeline")
+	defer cancel()
+	for {
+		remote, err := c.identify(ctx, source)
+		if err != nil || remote.CheckpointTimeline == remote.Lineage.Timeline {
+			return remote, err
+		}
+		if err := timectx.Sleep(ctx, c.clock, 4*c.cfg.Poll); err != nil {
+			return remote, fmt.Errorf("the source is on timeline %d and its last checkpoint on %d: try again when it has finished one: %w",
+				remote.Lineage.Timeline, remote.CheckpointTimeline, err)
+		}
+	}
+}
+
+// sourceConninfo is the source as libpq reads it, for a tool.
+func (c *Controller) sourceConninfo(source pg.Upstream, database string) string {
+	text := fmt.Sprintf("host=%s port=%d user=%s passfile=%s sslmode=%s connect_timeout=%d application_name='pghad copy'",
+		quoteConninfo(source.Host), source.Port, quoteConninfo(c.cfg.ReplicationUser), quoteConninfo(c.passfile()),
+		c.cfg.SSLMode, max(2, int(c.cfg.ConnectTimeout.Seconds())))
+	if database != "" {
+		text += " dbname=" + quoteConninfo(database)
+	}
+	return text
+}
+
+func (c *Controller) runRewind(ctx context.Context, source pg.Upstream, more ...string) error {
+	args := append([]string{"-D", c.cfg.DataDir, "--source-server=" + c.sourceConninfo(source, c.cfg.Database), "--no-ensure-shutdown"}, more...)
+	_, err := c.run(ctx, "", "pg_rewind", args...)
+	if failed := (*toolError)(nil); errors.As(err, &failed) && hopeless(failed.output) {
+		return fmt.Errorf("%w: %w", pg.ErrRewindImpossible, err)
+	}
+	return err
+}
+
+// hopeless reports whether pg_rewind has said that it cannot help: lineages
+// without a common ancestor, local WAL that is gone, servers that do not match.
+func hopeless(output string) bool {
+	for _, sign := range []string{
+		"could not find common ancestor",
+		"could not find previous WAL record",
+		"could not read WAL record",
+		"could not open file", // a WAL segment of the target
+		"source and target clusters are from different systems",
+		"clusters are not compatible with this version of pg_rewind",
+		"target server needs to use either data checksums or",
+		"requested WAL segment",
+	} {
+		if strings.Contains(output, sign) {
+			return true
+		}
+	}
+	return false
+}
+
+// takePossession turns the copy in the data directory into this server's own,
+// before the note that keeps it from being started goes: its own files, the
+// managed settings, nothing of the source's roles, always a standby.
+func (c *Controller) takePossession() error {
+	if err := c.restoreOwnFiles(); err != nil {
+		return err
+	}
+	if err := c.placeSignal(true); err != nil {
+		return err
+	}
+	if _, err := c.removePlaceholdersIfAny(); err != nil {
+		return err
+	}
+	_, err := c.prepare(func(s *settings) { s.Upstream, s.GateOpen = pg.Upstream{}, false })
+	return err
+}
+
+// floor is the source's position after the copy.
+func (c *Controller) floor(ctx context.Context, source pg.Upstream) (pg.Position, error) {
+	remote, err := c.identify(ctx, source)
+	if err != nil {
+		return pg.Position{}, fmt.Errorf("read the floor: %w", err)
+	}
+	return pg.Position{Timeline: remote.Lineage.Timeline, LSN: remote.Flushed}, nil
+}
+
+// saveOwnFiles keeps this server's own files outside the data directory while a
+// copy replaces it. What an interrupted copy has saved already is not replaced:
+// what lies in the data directory since then may be the source's.
+func (c *Controller) saveOwnFiles() error {
+	if _, interrupted, err := c.unfinishedNote().read(); err != nil || interrupted {
+		return err
+	}
+	if err := c.keepBase(); err != nil {
+		return err
+	}
+	for _, name := range ownFiles {
+		if err := removeDurably(c.statePath("own." + name)); err != nil {
+			return err
+		}
+		if err := c.cfg.account.copyFile(c.statePath("own."+name), c.dataPath(name)); err != nil {
+			return fmt.Errorf("keep %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// restoreOwnFiles puts them back. A server without its own keeps the source's,
+// whose sizes it needs to replay the source's WAL.
+func (c *Controller) restoreOwnFiles() error {
+	for _, name := range ownFiles {
+		if err := c.cfg.account.copyFile(c.dataPath(name), c.statePath("own."+name)); err != nil {
+			return fmt.Errorf("put %s back: %w", name, err)
+		}
+	}
+	// A copied postgresql.conf is a generated one, or the source's own.
+	main := c.dataPath(mainFile)
+	if text, err := os.ReadFile(main); err == nil && !strings.HasPrefix(string(text), generatedBy) {
+		if there, err := exists(c.statePath("own." + baseFile)); err == nil && there {
+			return removeDurably(main)
+		}
+	}
+	return nil
+}
+
+// dropOwnFiles forgets what saveOwnFiles has kept.
+func (c *Controller) dropOwnFiles() error {
+	for _, name := range ownFiles {
+		if err := removeDurably(c.statePath("own." + name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Clone implements ha.Rebuilder. The old data stays in place until the copy is
+// complete; a clone that is interrupted before that is undone at the next
+// operation.
+func (c *Controller) Clone(ctx context.Context, source pg.Upstream) (pg.Position, error) {
+	ctx, done, err := c.begin(ctx, "clone")
+	if err != nil {
+		return pg.Position{}, err
+	}
+	defer done()
+	floor, err := c.clone(ctx, source)
+	if err != nil {
+		return pg.Position{}, fmt.Errorf("clone %s: %w", source.Address(), err)
+	}
+	return floor, nil
+}
+
+func (c *Controller) clone(ctx context.Context, source pg.Upstream) (floor pg.Position, err error) {
+	journal, err := c.beginClone(ctx, source)
+	if err != nil {
+		return floor, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.repair())
+		}
+	}()
+	if err := c.cfg.account.makeDir(c.newDir(), 0o700); err != nil {
+		return floor, err
+	}
+	_, err = c.run(ctx, "", "pg_basebackup", "-D", c.newDir(), "-d", c.sourceConninfo(source, ""), "-X", "stream", "-c", "fast", "-w")
+	if err != nil {
+		return floor, err
+	}
+	if floor, err = c.floor(ctx, source); err != nil {
+		return floor, err
+	}
+	return floor, c.swap(journal)
+}
+
+// beginClone checks what a clone needs and writes its journal.
+func (c *Controller) beginClone(ctx context.Context, source pg.Upstream) (journal cloning, err error) {
+	if c.adopt() != nil {
+		return journal, errors.New("the server runs: stop it first")
+	}
+	if err := c.drain(ctx); err != nil {
+		return journal, err
+	}
+	if err := c.repair(); err != nil {
+		return journal, err
+	}
+	for _, dir := range []string{c.newDir(), c.oldDir()} {
+		if there, err := exists(dir); err != nil || there {
+			return journal, errors.Join(fmt.Errorf("%s is in the way: move it away", dir), err)
+		}
+	}
+	if err := c.mustBeMovable(); err != nil {
+		return journal, err
+	}
+	empty, err := isEmptyDir(c.cfg.DataDir)
+	if err != nil {
+		return journal, err
+	}
+	keep := c.saveOwnFiles
+	if empty {
+		keep = c.dropOwnFiles
+	}
+	if err := keep(); err != nil {
+		return journal, err
+	}
+	there, err := exists(c.cfg.DataDir)
+	if err != nil {
+		return journal, err
+	}
+	journal = cloning{Phase: cloneCopying, From: source.Address(), HadData: there}
+	return journal, c.cloneNote().write(journal)
+}
+
+// mustBeMovable refuses a data directory that cannot be swapped by renames.
+func (c *Controller) mustBeMovable() error {
+	var data, parent syscall.Stat_t
+	if err := syscall.Stat(filepath.Dir(c.cfg.DataDir), &parent); err != nil && !errors.Is(err, syscall.ENOENT) {
+		return fmt.Errorf("parent of %s: %w", c.cfg.DataDir, err)
+	}
+	link, err := os.Lstat(c.cfg.DataDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := syscall.Stat(c.cfg.DataDir, &data); err != nil {
+		return fmt.Errorf("data directory %s: %w", c.cfg.DataDir, err)
+	}
+	if link.Mode()&os.ModeSymlink != 0 || data.Dev != parent.Dev {
+		return fmt.Errorf("data directory %s is a mount point or a link, so a copy beside it cannot take its place: make DataDir a directory below it", c.cfg.DataDir)
+	}
+	return nil
+}
+
+// swap puts the finished copy in the place of the old data.
+func (c *Controller) swap(journal cloning) error {
+	journal.Phase = cloneSwapping
+	if err := c.cloneNote().write(journal); err != nil {
+		return err
+	}
+	if journal.HadData {
+		if err := os.Rename(c.cfg.DataDir, c.oldDir()); err != nil {
+			return fmt.Errorf("move the old data aside: %w", err)
+		}
+	}
+	if err := os.Rename(c.newDir(), c.cfg.DataDir); err != nil {
+		return fmt.Errorf("put the copy in place: %w", err)
+	}
+	if err := syncDir(filepath.Dir(c.cfg.DataDir)); err != nil {
+		return err
+	}
+	if err := c.takePossession(); err != nil {
+		return err
+	}
+	journal.Phase = cloneRemoving
+	if err := c.cloneNote().write(journal); err != nil {
+		return err
+	}
+	// From here on the new data is what counts, whatever happens to the old.
+	if err := c.finishClone(); err != nil {
+		c.log.Warn("a finished clone is cleared up later", "error", err.Error())
+	}
+	return nil
+}

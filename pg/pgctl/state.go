@@ -1,0 +1,185 @@
+package pgctl
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/pghad/pghad/pg"
+)
+
+// settings are what the controller has been told to put in force. They are
+// kept outside the data directory, so that neither a restart of the controller
+// nor a copy of another server's data changes them.
+type settings struct {
+	Revision uint64      `json:"revision"`
+	Sync     string      `json:"synchronous_standby_names"`
+	Upstream pg.Upstream `json:"upstream"`
+	GateOpen bool        `json:"gate_open"`
+}
+
+// unfinished says that the data directory is being made or changed in place,
+// and is not to be started until that has ended.
+type unfinished struct {
+	Kind string `json:"kind"` // unfinishedInit, unfinishedRewind
+	From string `json:"from,omitempty"`
+	// Copied says that a rewind is complete but for its floor.
+	Copied bool `json:"copied,omitempty"`
+}
+
+const (
+	unfinishedInit   = "init"
+	unfinishedRewind = "rewind"
+)
+
+// cloning is the journal of a clone. Until phase removing the old data is what
+// counts and an interrupted clone is undone; from then on the new data is.
+type cloning struct {
+	Phase string `json:"phase"`
+	From  string `json:"from"`
+	// HadData says that there was a data directory to be replaced.
+	HadData bool `json:"had_data"`
+}
+
+const (
+	cloneCopying  = "copying"
+	cloneSwapping = "swapping"
+	cloneRemoving = "removing"
+)
+
+// placeholders are the history files that a promotion in progress has reserved
+// timeline numbers with.
+type placeholders struct {
+	Next  pg.Timeline `json:"next"`
+	Files []string    `json:"files"`
+}
+
+func (c *Controller) settingsNote() note[settings] {
+	return note[settings]{c.cfg.account, c.statePath("settings.json")}
+}
+
+func (c *Controller) unfinishedNote() note[unfinished] {
+	return note[unfinished]{c.cfg.account, c.statePath("unfinished.json")}
+}
+
+func (c *Controller) cloneNote() note[cloning] {
+	return note[cloning]{c.cfg.account, c.statePath("clone.json")}
+}
+
+func (c *Controller) placeholderNote() note[placeholders] {
+	return note[placeholders]{c.cfg.account, c.statePath("placeholders.json")}
+}
+
+func (c *Controller) current() settings {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.settings
+}
+
+// remember makes settings the current ones, durably first.
+func (c *Controller) remember(s settings) error {
+	if err := c.settingsNote().write(s); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.settings = s
+	c.mu.Unlock()
+	return nil
+}
+
+// passfile is where libpq finds the replication role's password, so that it is
+// neither in primary_conninfo, which every member of pg_read_all_settings reads,
+// nor among a tool's arguments.
+func (c *Controller) passfile() string { return c.statePath("passfile") }
+
+func (c *Controller) writePassfile() error {
+	escape := strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace
+	line := "*:*:*:" + escape(c.cfg.ReplicationUser) + ":" + escape(c.cfg.ReplicationPassword) + "\n"
+	if old, err := os.ReadFile(c.passfile()); err == nil && string(old) == line {
+		return nil
+	}
+	return c.cfg.account.writeFile(c.passfile(), []byte(line))
+}
+
+// repair brings the directories of an interrupted clone back into one of the
+// two states that count. It must run before anything that looks at the data
+// directory, with no server running.
+func (c *Controller) repair() error {
+	journal, found, err := c.cloneNote().read()
+	if err != nil || !found {
+		return err
+	}
+	c.log.Warn("an interrupted clone is cleared up", "phase", journal.Phase, "from", journal.From)
+	if journal.Phase == cloneRemoving {
+		return c.finishClone()
+	}
+	if err := c.undoSwap(journal); err != nil {
+		return fmt.Errorf("undo an interrupted clone of %s: %w", journal.From, err)
+	}
+	return c.removeClone()
+}
+
+// undoSwap puts the old data directory back, wherever the two renames stopped.
+func (c *Controller) undoSwap(journal cloning) error {
+	oldThere, err := exists(c.oldDir())
+	if err != nil {
+		return err
+	}
+	if journal.Phase == cloneSwapping && (oldThere || !journal.HadData) {
+		// Whatever stands at DataDir now is the copy.
+		if err := os.RemoveAll(c.cfg.DataDir); err != nil {
+			return err
+		}
+		if oldThere {
+			if err := os.Rename(c.oldDir(), c.cfg.DataDir); err != nil {
+				return err
+			}
+		}
+	}
+	return syncDir(filepath.Dir(c.cfg.DataDir))
+}
+
+// finishClone ends a clone whose data counts: no interrupted rewind is left, the
+// old data goes.
+func (c *Controller) finishClone() error {
+	if err := c.unfinishedNote().remove(); err != nil {
+		return err
+	}
+	if err := c.dropOwnFiles(); err != nil {
+		return err
+	}
+	return c.removeClone()
+}
+
+// removeClone removes the directories that a clone leaves beside the data
+// directory, and its journal last.
+func (c *Controller) removeClone() error {
+	err := errors.Join(os.RemoveAll(c.newDir()), os.RemoveAll(c.oldDir()))
+	if err != nil {
+		return fmt.Errorf("remove what a clone left beside %s: %w", c.cfg.DataDir, err)
+	}
+	return c.cloneNote().remove()
+}
+
+func (c *Controller) newDir() string { return c.cfg.DataDir + ".new" }
+func (c *Controller) oldDir() string { return c.cfg.DataDir + ".old" }
+
+// checkComplete refuses data that must not be started: pg.ErrNoData,
+// pg.ErrIncompleteCopy, or another version's.
+func (c *Controller) checkComplete() error {
+	if left, found, err := c.unfinishedNote().read(); err != nil {
+		return err
+	} else if found {
+		remedy := "clone it from another server"
+		if left.Kind == unfinishedInit {
+			remedy = "run init again"
+		}
+		return fmt.Errorf("data directory %s, %s was interrupted: %w: %s", c.cfg.DataDir, left.Kind, pg.ErrIncompleteCopy, remedy)
+	}
+	if _, err := majorOfData(c.cfg.DataDir); err != nil {
+		return err
+	}
+	return c.cfg.checkData()
+}

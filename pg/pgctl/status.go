@@ -1,0 +1,318 @@
+package pgctl
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pghad/pghad/internal/timectx"
+	"github.com/pghad/pghad/pg"
+)
+
+// statusStatement is the name under which the kept session has statusQuery
+// prepared.
+const statusStatement = "status"
+
+// statusQuery reads everything that Status says, in one row of JSON. It works
+// on versions 13 to 18, on primaries and standbys.
+const statusQuery = `
+SELECT json_build_object(
+ 'version', current_setting('server_version_num')::int,
+ 'system', (SELECT system_identifier::text FROM pg_control_system()),
+ 'recovery', r.recovery,
+ 'flushed', CASE WHEN r.recovery THEN NULL ELSE pg_current_wal_flush_lsn() END,
+ 'file', CASE WHEN r.recovery THEN NULL ELSE pg_walfile_name(pg_current_wal_flush_lsn()) END,
+ 'received', CASE WHEN r.recovery THEN pg_last_wal_receive_lsn() END,
+ 'replayed', CASE WHEN r.recovery THEN pg_last_wal_replay_lsn() END,
+ 'paused', CASE WHEN r.recovery THEN pg_is_wal_replay_paused() ELSE false END,
+ 'segment', pg_size_bytes(current_setting('wal_segment_size')),
+ 'page', current_setting('wal_block_size')::int,
+ 'conninfo', current_setting('primary_conninfo'),
+ 'sync', current_setting('synchronous_standby_names'),
+ 'started', to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+ 'startup', (SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'startup'),
+ 'receiver', (SELECT json_build_object('State', status, 'Host', sender_host, 'Port', sender_port, 'Slot', slot_name, 'Timeline', received_tli)
+   FROM pg_stat_wal_receiver),
+ 'senders', (SELECT json_agg(json_build_object('PID', pid, 'Name', application_name, 'State', state, 'Flush', flush_lsn,
+   'Replay', replay_lsn, 'Sync', sync_state, 'Priority', sync_priority)) FROM pg_stat_replication),
+ 'slots', (SELECT json_agg(slot_name ORDER BY slot_name) FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary),
+ 'pending', (SELECT json_agg(name ORDER BY name) FROM pg_settings WHERE pending_restart)
+)::text FROM (SELECT pg_is_in_recovery() AS recovery) r`
+
+// statusRow is the answer to statusQuery.
+type statusRow struct {
+	Version  int
+	System   string
+	Recovery bool
+	Flushed  pg.LSN
+	File     string
+	Received *pg.LSN
+	Replayed pg.LSN
+	Paused   bool
+	Segment  int64
+	Page     int64
+	Conninfo string
+	Sync     string
+	Started  time.Time
+	Startup  string
+	Receiver *pg.Receiver
+	Senders  []pg.Walsender
+	Slots    []string
+	Pending  []string
+}
+
+// Status implements ha.Observer.
+func (c *Controller) Status(ctx context.Context) (pg.Status, error) {
+	server := c.adopt()
+	status := c.processStatus()
+	if server == nil {
+		return c.absentStatus(ctx, status)
+	}
+	row, err := c.askStatus(ctx)
+	if err != nil && ctx.Err() == nil && c.running() == server && c.mayAskAgain(err) {
+		row, err = c.askStatus(ctx)
+	}
+	if err != nil {
+		if c.running() != server {
+			return c.absentStatus(ctx, c.processStatus()) // it has ended meanwhile
+		}
+		status.Health = pg.HealthUnknown
+		status.Err = err.Error()
+		if sqlState(err) == stateCannotConnectNow && status.Process == pg.ProcessRunning {
+			status.Process = pg.ProcessStarting
+		}
+		return status, nil
+	}
+	status.Health = pg.HealthAlive
+	if status.Process == pg.ProcessStarting {
+		status.Process = pg.ProcessRunning
+	}
+	return status, c.fill(&status, row)
+}
+
+// mayAskAgain: a kept session may have ended with an earlier server or by an
+// administrator, and a promotion in the middle of the query makes a function
+// fail. A new session settles both. A timeout is not asked twice.
+func (c *Controller) mayAskAgain(err error) bool {
+	return !errors.Is(err, context.DeadlineExceeded) && sqlState(err) != stateCannotConnectNow
+}
+
+func (c *Controller) askStatus(ctx context.Context) (row statusRow, err error) {
+	ctx, cancel := c.short(ctx, "status of the local PostgreSQL")
+	defer cancel()
+	err = c.withKept(ctx, func(s *session) error {
+		result := s.conn.ExecPrepared(ctx, statusStatement, nil, nil, nil).Read()
+		if result.Err != nil {
+			return because(ctx, result.Err)
+		}
+		if len(result.Rows) != 1 {
+			return fmt.Errorf("status: %d rows instead of one", len(result.Rows))
+		}
+		if err := json.Unmarshal(result.Rows[0][0], &row); err != nil {
+			return fmt.Errorf("status: %w", err)
+		}
+		return nil
+	})
+	return row, err
+}
+
+// processStatus is what is known without asking the server.
+func (c *Controller) processStatus() pg.Status {
+	file := c.pidFile()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	status := pg.Status{
+		SampledAt:  c.clock.Now(),
+		Generation: c.generation,
+		Process:    c.ended,
+		Health:     pg.HealthDead,
+	}
+	if c.server == nil {
+		return status
+	}
+	status.Postgres = c.server.pid
+	status.GateOpen = c.settings.GateOpen
+	status.Process = pg.ProcessStarting
+	if file.pid == c.server.pid {
+		switch file.status {
+		case "ready":
+			status.Process = pg.ProcessRunning
+		case "stopping":
+			status.Process = pg.ProcessStopping
+		}
+	}
+	if c.server.asked {
+		status.Process = pg.ProcessStopping
+	}
+	return status
+}
+
+// absentStatus is the status without a postmaster. Dead means that no process
+// is left; the last backends of a killed postmaster are waited for, which takes
+// milliseconds, so that who was woken by its end sees it dead at once.
+func (c *Controller) absentStatus(ctx context.Context, status pg.Status) (pg.Status, error) {
+	wait, cancel := timectx.With(ctx, c.clock, c.cfg.KillAfter, "end of PostgreSQL's processes")
+	defer cancel()
+	for {
+		left, err := serverProcesses(c.cfg.DataDir)
+		if err != nil {
+			return status, err
+		}
+		if len(left) == 0 {
+			return status, nil
+		}
+		if c.pause(wait) != nil {
+			status.Health = pg.HealthUnknown
+			status.Err = fmt.Sprintf("the postmaster has ended, %d of its processes have not", len(left))
+			return status, nil
+		}
+	}
+}
+
+func (c *Controller) fill(status *pg.Status, row statusRow) error {
+	status.Version = row.Version
+	status.SystemID = row.System
+	status.Replayed = row.Replayed
+	status.ReplayPaused = row.Paused
+	status.Receiver = row.Receiver
+	status.Upstream = withoutPassword(row.Conninfo)
+	status.Senders = row.Senders
+	status.Slots = row.Slots
+	status.Pending = row.Pending
+	status.Startup = row.Startup
+	status.StartedAt = row.Started
+	sortSenders(status.Senders)
+	var err error
+	if status.Sync, err = pg.ParseSyncSetting(row.Sync); err != nil {
+		return fmt.Errorf("status: %w", err)
+	}
+	if !row.Recovery {
+		status.Role = pg.RolePrimary
+		status.Flushed = row.Flushed
+		status.Timeline, err = parseHexTimeline(row.File[:min(8, len(row.File))])
+		return err
+	}
+	status.Role = pg.RoleStandby
+	if row.Received != nil {
+		status.Received, status.ReceivedValid = *row.Received, true
+	}
+	status.Timeline, err = timelineOf(c.dataPath("pg_wal"), walGeometry{row.Segment, row.Page}, status.Held().LSN)
+	return err
+}
+
+func sortSenders(senders []pg.Walsender) {
+	slices.SortFunc(senders, func(a, b pg.Walsender) int {
+		if c := strings.Compare(a.Name, b.Name); c != 0 {
+			return c
+		}
+		return a.PID - b.PID
+	})
+}
+
+var passwordInConninfo = regexp.MustCompile(`(?i)\b(password|sslpassword)\s*=\s*('(\\.|[^'\\])*'|(\\.|[^\s\\])*)`)
+
+func withoutPassword(conninfo string) string {
+	return strings.TrimSpace(passwordInConninfo.ReplaceAllString(conninfo, ""))
+}
+
+// WaitChange implements ha.Observer.
+func (c *Controller) WaitChange(ctx context.Context, seen uint64) (uint64, error) {
+	for {
+		c.mu.Lock()
+		generation, changed, closed := c.generation, c.changed, c.closed
+		c.mu.Unlock()
+		if generation != seen {
+			return generation, nil
+		}
+		if closed {
+			return generation, fmt.Errorf("wait for a start or end of PostgreSQL: %w", errClosed)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return generation, fmt.Errorf("wait for a start or end of PostgreSQL: %w", context.Cause(ctx))
+		case <-c.lifetime.Done():
+			return generation, fmt.Errorf("wait for a start or end of PostgreSQL: %w", errClosed)
+		}
+	}
+}
+
+// OnDisk implements ha.Observer.
+func (c *Controller) OnDisk(ctx context.Context) (pg.OnDisk, error) {
+	ctx, done, err := c.begin(ctx, "look at the data directory")
+	if err != nil {
+		return pg.OnDisk{}, err
+	}
+	defer done()
+	if c.adopt() == nil {
+		if err := c.repair(); err != nil {
+			return pg.OnDisk{}, err
+		}
+	}
+	return c.onDisk(ctx)
+}
+
+func (c *Controller) onDisk(ctx context.Context) (pg.OnDisk, error) {
+	if err := c.checkComplete(); err != nil {
+		return pg.OnDisk{}, err
+	}
+	output, err := c.run(ctx, "", "pg_controldata", "-D", c.cfg.DataDir)
+	if err != nil {
+		return pg.OnDisk{}, fmt.Errorf("look at the data directory: %w", err)
+	}
+	control := parseControlData(output)
+	disk := pg.OnDisk{SystemID: control["Database system identifier"], State: control["Database cluster state"]}
+	if disk.SystemID == "" || disk.State == "" {
+		return pg.OnDisk{}, fmt.Errorf("look at the data directory: pg_controldata does not say its identifier and state: %s", lastLine(output))
+	}
+	disk.Clean = disk.State == "shut down" || disk.State == "shut down in recovery"
+	if disk.Version, err = majorOfData(c.cfg.DataDir); err != nil {
+		return pg.OnDisk{}, err
+	}
+	disk.Standby, err = exists(c.dataPath(signalFile))
+	return disk, err
+}
+
+// parseControlData reads the lines "name: value" of pg_controldata.
+func parseControlData(output string) map[string]string {
+	values := make(map[string]string)
+	for line := range strings.Lines(output) {
+		if name, value, ok := strings.Cut(line, ":"); ok {
+			values[strings.TrimSpace(name)] = strings.TrimSpace(value)
+		}
+	}
+	return values
+}
+
+// SelfCheck implements ha.Observer. The message is transactional, so it is a
+// commit of its own that waits for the local flush and for nobody's
+// acknowledgement.
+func (c *Controller) SelfCheck(ctx context.Context) error {
+	session, err := c.newSession(ctx, "self-check")
+	if err != nil {
+		return err
+	}
+	defer session.close()
+	if err := session.exec(ctx, "SELECT pg_logical_emit_message(true, 'pghad', 'self-check')"); err != nil {
+		return fmt.Errorf("self-check: %w", err)
+	}
+	return nil
+}
+
+// newSession opens a session for an operation; pg.ErrNotRunning without a
+// server.
+func (c *Controller) newSession(ctx context.Context, what string) (*session, error) {
+	if c.adopt() == nil {
+		return nil, fmt.Errorf("%s: %w", what, pg.ErrNotRunning)
+	}
+	session, err := c.connect(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	return session, nil
+}

@@ -1,0 +1,191 @@
+package pgctl
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/pghad/pghad/pg"
+)
+
+// SetSync implements ha.SyncSetter. The value is kept across restarts of the
+// server and of the controller, and across rewinds and clones.
+func (c *Controller) SetSync(ctx context.Context, setting pg.SyncSetting) error {
+	ctx, done, err := c.begin(ctx, "set synchronous_standby_names")
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := c.setSync(ctx, setting.String()); err != nil {
+		return fmt.Errorf("set synchronous_standby_names to %q: %w", setting, err)
+	}
+	return nil
+}
+
+func (c *Controller) setSync(ctx context.Context, value string) error {
+	if c.adopt() != nil {
+		return c.change(ctx, func(s *settings) { s.Sync = value })
+	}
+	// Only remembered: there may be no data yet, and every start writes it.
+	s := c.current()
+	s.Sync = value
+	return c.remember(s)
+}
+
+// SyncView implements ha.SyncSetter.
+func (c *Controller) SyncView(ctx context.Context) (pg.SyncView, error) {
+	ctx, cancel := c.short(ctx, "view of synchronous replication")
+	defer cancel()
+	view, err := c.syncView(ctx)
+	if err != nil {
+		return pg.SyncView{}, fmt.Errorf("view of synchronous replication: %w", err)
+	}
+	return view, nil
+}
+
+func (c *Controller) syncView(ctx context.Context) (view pg.SyncView, err error) {
+	session, err := c.newSession(ctx, "open a session")
+	if err != nil {
+		return view, err
+	}
+	defer session.close()
+	row, err := session.row(ctx, `SELECT current_setting('synchronous_standby_names'),
+ CASE WHEN pg_is_in_recovery() THEN '0/0' ELSE pg_current_wal_flush_lsn() END,
+ (SELECT json_agg(json_build_object('PID', pid, 'Name', application_name, 'State', state, 'Flush', flush_lsn,
+  'Replay', replay_lsn, 'Sync', sync_state, 'Priority', sync_priority)) FROM pg_stat_replication)`)
+	if err != nil {
+		return view, err
+	}
+	if view.Setting, err = pg.ParseSyncSetting(row[0]); err != nil {
+		return view, err
+	}
+	if view.Flush, err = pg.ParseLSN(row[1]); err != nil {
+		return view, err
+	}
+	if row[2] != "" {
+		err = json.Unmarshal([]byte(row[2]), &view.Senders)
+		sortSenders(view.Senders)
+	}
+	return view, err
+}
+
+// DropSenders implements ha.SyncSetter. Those are meant that run when it is
+// called; standbys may connect again, to walsenders that know the new setting.
+func (c *Controller) DropSenders(ctx context.Context) error {
+	const senders = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walsender'"
+	return c.endSessions(ctx, "end the walsenders", senders, true)
+}
+
+// Checkpoint implements ha.SyncSetter.
+func (c *Controller) Checkpoint(ctx context.Context) error {
+	session, err := c.newSession(ctx, "checkpoint")
+	if err != nil {
+		return err
+	}
+	defer session.close()
+	if err := session.exec(ctx, "CHECKPOINT"); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	return nil
+}
+
+// EnsureSlots implements ha.SlotKeeper.
+func (c *Controller) EnsureSlots(ctx context.Context, slots []pg.Slot) error {
+	if len(slots) == 0 {
+		return nil
+	}
+	ctx, done, err := c.begin(ctx, "keep replication slots")
+	if err != nil {
+		return err
+	}
+	defer done()
+	session, err := c.newSession(ctx, "keep replication slots")
+	if err != nil {
+		return err
+	}
+	defer session.close()
+	rows, err := session.rows(ctx, `SELECT slot_name, slot_type, active, coalesce(restart_lsn, '0/0'),
+ CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE pg_current_wal_flush_lsn() END FROM pg_replication_slots`)
+	if err != nil {
+		return fmt.Errorf("keep replication slots: %w", err)
+	}
+	there := make(map[string][]string)
+	for _, row := range rows {
+		there[row[0]] = row
+	}
+	for _, slot := range slots {
+		if err := ensureSlot(ctx, session, slot, there[slot.Name]); err != nil {
+			return fmt.Errorf("replication slot %s: %w", slot.Name, err)
+		}
+	}
+	return nil
+}
+
+// ensureSlot creates or advances one slot; row is what there is, nil for none.
+func ensureSlot(ctx context.Context, s *session, slot pg.Slot, row []string) error {
+	if row == nil {
+		return s.exec(ctx, "SELECT pg_create_physical_replication_slot("+quoteLiteral(slot.Name)+", true)")
+	}
+	if row[1] != "physical" {
+		return fmt.Errorf("there is a %s slot of this name: drop it, or give the member another slot", row[1])
+	}
+	if row[2] == "t" || slot.Advance == 0 {
+		return nil
+	}
+	kept, err := pg.ParseLSN(row[3])
+	if err != nil {
+		return err
+	}
+	limit, err := pg.ParseLSN(row[4])
+	if err != nil {
+		return err
+	}
+	target := min(slot.Advance, limit)
+	if kept == 0 || target <= kept {
+		return nil // lost to max_slot_wal_keep_size, or far enough
+	}
+	err = s.exec(ctx, "SELECT pg_replication_slot_advance("+quoteLiteral(slot.Name)+", '"+target.String()+"')")
+	if sqlState(err) == stateObjectInUse {
+		return nil // its standby has come back meanwhile
+	}
+	return err
+}
+
+const stateObjectInUse = "55006"
+
+// OpenGate implements ha.Gatekeeper. A line of Config.HBA that PostgreSQL does
+// not understand is an error, and the gate stays closed for everybody.
+func (c *Controller) OpenGate(ctx context.Context) error {
+	ctx, done, err := c.begin(ctx, "open the gate")
+	if err != nil {
+		return err
+	}
+	defer done()
+	if c.adopt() == nil {
+		return fmt.Errorf("open the gate: %w", pg.ErrNotRunning)
+	}
+	if err := c.change(ctx, func(s *settings) { s.GateOpen = true }); err != nil {
+		return fmt.Errorf("open the gate: %w", err)
+	}
+	session, err := c.newSession(ctx, "open the gate")
+	if err != nil {
+		return err
+	}
+	defer session.close()
+	rows, err := session.rows(ctx, "SELECT line_number, error FROM pg_hba_file_rules WHERE error IS NOT NULL")
+	if err != nil {
+		return fmt.Errorf("open the gate: %w", err)
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	wrong := make([]string, 0, len(rows))
+	for _, row := range rows {
+		wrong = append(wrong, "line "+row[0]+": "+row[1])
+	}
+	if err := c.change(ctx, func(s *settings) { s.GateOpen = false }); err != nil {
+		return fmt.Errorf("close the gate again: %w", err)
+	}
+	return fmt.Errorf("open the gate: the rules for clients are not valid, correct HBA: %s", strings.Join(wrong, "; "))
+}
