@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 )
 
@@ -96,20 +97,25 @@ func (p *process) signal(sig syscall.Signal) error {
 	return nil
 }
 
-// tail returns the last bytes of a log file, for an error message.
+// tail returns the last lines of a log file, for an error message.
 func tail(path string) string {
-	const most = 2000
+	const most = 6000
 	f, err := os.Open(path) //nolint:gosec // The path is our own log file.
 	if err != nil {
 		return err.Error()
 	}
 	defer func() { _ = f.Close() }()
+	cut := false
 	if info, err := f.Stat(); err == nil && info.Size() > most {
-		_, _ = f.Seek(-most, io.SeekEnd)
+		_, err = f.Seek(-most, io.SeekEnd)
+		cut = err == nil
 	}
 	text, err := io.ReadAll(f)
 	if err != nil {
 		return err.Error()
+	}
+	if _, whole, found := strings.Cut(string(text), "\n"); cut && found {
+		return whole
 	}
 	return string(text)
 }

@@ -69,8 +69,7 @@ func show(ctx context.Context, o Options) (Result, error) {
 }
 
 func (l *live) begin(ctx context.Context) error {
-	l.say("three nodes and etcd are started; the first one makes the database, the others copy it")
-	view, err := l.awaitWhole(ctx)
+	view, err := l.awaitCluster(ctx)
 	if err != nil {
 		return err
 	}

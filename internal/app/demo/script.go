@@ -77,8 +77,7 @@ func playScript(ctx context.Context, o Options) (Result, error) {
 
 // perform does all that happens before the check.
 func (p *play) perform(ctx context.Context, o Options) error {
-	p.say("three nodes and etcd are started")
-	view, err := p.awaitWhole(ctx)
+	view, err := p.awaitCluster(ctx)
 	if err != nil {
 		return err
 	}

@@ -115,6 +115,16 @@ func (s *stage) view(ctx context.Context) (clusterview.View, error) {
 	return clusterview.Read(ctx, s.store, namespace, s.cluster.Name())
 }
 
+// awaitCluster waits for the cluster to be made and whole. The role of clients
+// comes first: the servers are asked as that role.
+func (s *stage) awaitCluster(ctx context.Context) (clusterview.View, error) {
+	s.say("three nodes and etcd are started: the first makes a database, the others copy it")
+	if err := s.cluster.CreateClientRole(ctx); err != nil {
+		return clusterview.View{}, err
+	}
+	return s.awaitWhole(ctx)
+}
+
 // awaitWhole waits until all nodes stream and are counted, as the records say
 // and as the servers say themselves.
 func (s *stage) awaitWhole(ctx context.Context) (clusterview.View, error) {
@@ -153,11 +163,8 @@ func missing(view clusterview.View, n int) string {
 	return ""
 }
 
-// startClients makes the role and table of clients and starts writers.
+// startClients makes the table of clients and starts writers.
 func (s *stage) startClients(ctx context.Context) error {
-	if err := s.cluster.CreateClientRole(ctx); err != nil {
-		return err
-	}
 	target := s.cluster.Target()
 	if err := workload.CreateTable(ctx, target); err != nil {
 		return err
