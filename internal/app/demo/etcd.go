@@ -18,7 +18,7 @@ import (
 
 const (
 	// etcdStart bounds the start of the embedded etcd.
-	etcdStart = 20 * time.Second
+	etcdStart   = 20 * time.Second
 	orphanGrace = 10 * time.Second
 )
 
