@@ -54,7 +54,7 @@ unreachable, 4 outcome unknown.`,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(a.run(), a.list(), a.version(), configHelp())
+	root.AddCommand(a.demo(), a.demoEtcd(), a.run(), a.list(), a.version(), configHelp())
 	return root
 }
 

@@ -29,31 +29,21 @@ func (e *usageError) Error() string {
 
 func (e *usageError) Unwrap() error { return e.err }
 
-// codedError is an error with an exit code of its own.
-type codedError struct {
-	code int
-	err  error
-}
-
-func (e *codedError) Error() string { return e.err.Error() }
-func (e *codedError) Unwrap() error { return e.err }
-
 // exitCode is the one of the first rule that applies.
 func exitCode(err error) int {
 	var (
-		coded   *codedError
 		usage   *usageError
 		problem *config.Error
 	)
 	switch {
 	case err == nil:
 		return ExitDone
-	case errors.As(err, &coded):
-		return coded.code
 	case errors.As(err, &usage), errors.As(err, &problem), errors.Is(err, ha.ErrForeignData):
 		return ExitUsage
 	case errors.Is(err, dcs.ErrAmbiguous):
 		return ExitUnknown
+	case errors.Is(err, dcs.ErrConflict):
+		return ExitRefused
 	}
 	return ExitFailed
 }

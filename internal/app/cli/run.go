@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -35,9 +34,5 @@ func (a *app) runNode(ctx context.Context, file string) error {
 	if err != nil {
 		return err //nolint:wrapcheck // says file, line and key
 	}
-	err = daemon.Run(ctx, cfg, a.newLogger(cfg.Log), programVersion())
-	if errors.Is(err, daemon.ErrRunning) {
-		return &codedError{code: ExitRefused, err: err}
-	}
-	return err //nolint:wrapcheck // says node or key
+	return daemon.Run(ctx, cfg, a.newLogger(cfg.Log), programVersion()) //nolint:wrapcheck // says node or key
 }

@@ -116,13 +116,16 @@ func writeNodes(text *strings.Builder, nodes []Node) {
 		for i := range row {
 			row[i] = or(row[i], "-")
 		}
-		fmt.Fprintln(tw, strings.Join(append(row, n.Why), "\t"))
+		fmt.Fprintln(tw, strings.Join(append(row, oneLine(n.Why)), "\t"))
 	}
 	_ = tw.Flush() // into memory
 	for line := range strings.Lines(table.String()) {
 		text.WriteString(strings.TrimRight(line, " \n") + "\n")
 	}
 }
+
+// oneLine keeps a reason with line ends, as connection errors have, in its row.
+func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
 
 func number(n uint64) string {
 	if n == 0 {

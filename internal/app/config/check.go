@@ -139,6 +139,7 @@ func (l *loader) checkPaths() {
 		{"postgres.data_dir", pg.DataDir},
 		{"postgres.state_dir", pg.StateDir},
 		{"postgres.socket_dir", pg.SocketDir},
+		{"postgres.log", pg.Log},
 		{"postgres.replication.password_file", pg.Replication.PasswordFile},
 	} {
 		if p.path != "" && l.isSet(p.key) && !filepath.IsAbs(p.path) {
@@ -154,6 +155,9 @@ func (l *loader) checkDirectories() {
 	}
 	if inside(pg.DataDir, pg.StateDir) {
 		l.at("postgres.data_dir", fmt.Sprintf("%s is inside state_dir; write a directory beside it", pg.DataDir))
+	}
+	if pg.Log != "" && inside(pg.Log, pg.DataDir) {
+		l.at("postgres.log", fmt.Sprintf("%s is inside data_dir, so a copy of the data would remove it; write a path outside", pg.Log))
 	}
 	if n := len(pg.SocketDir) + len(fmt.Sprintf("/.s.PGSQL.%d", pg.Port)); n > maxSocketPath {
 		l.at("postgres.socket_dir", fmt.Sprintf("the path of the socket would have %d bytes, and %d are possible; set a shorter directory", n, maxSocketPath))

@@ -54,6 +54,7 @@ type Postgres struct {
 	Replication Replication
 	Parameters  map[string]string
 	HBA         []string
+	Log         string // "" is the default
 }
 
 // Replication is the role by which nodes copy from each other.

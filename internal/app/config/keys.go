@@ -161,6 +161,10 @@ func postgresKeys() []Key {
 			Name: "postgres.hba", split: "\n", field: func(c *Config) any { return &c.Postgres.HBA },
 			Doc: "lines of pg_hba.conf that admit your clients; without any, nobody but pghad can connect",
 		},
+		{
+			Name: "postgres.log", Note: "postgresql.log in state_dir", field: func(c *Config) any { return &c.Postgres.Log },
+			Doc: "file that PostgreSQL's messages are appended to",
+		},
 	}...)
 }
 
@@ -176,7 +180,7 @@ func serverKeys() []Key {
 		},
 		{
 			Name: "postgres.state_dir", Note: "<data_dir>.pghad", field: func(c *Config) any { return &c.Postgres.StateDir },
-			Doc: "directory for what pghad must remember and for PostgreSQL's messages (postgresql.log); never inside data_dir, never copied to another node",
+			Doc: "directory for what pghad must remember; never inside data_dir, never copied to another node",
 		},
 		{
 			Name: "postgres.socket_dir", Note: "socket in state_dir", field: func(c *Config) any { return &c.Postgres.SocketDir },

@@ -81,6 +81,7 @@ func TestProblems(t *testing.T) {
 		{"relative path", replace("/data", "data"), nil, `FILE:6:13: postgres.data_dir: "data" depends on where pghad is started; write the path from the root, with / at the front`},
 		{"state in data", replace("/data", "/data\n  state_dir: /data/state"), nil, "FILE:7:14: postgres.state_dir: /data/state is inside data_dir, so a copy of the data would copy it too; write a directory beside it"},
 		{"data in state", replace("/data", "/data/pg\n  state_dir: /data"), nil, "FILE:6:13: postgres.data_dir: /data/pg is inside state_dir; write a directory beside it"},
+		{"log in data", replace("/data", "/data\n  log: /data/x.log"), nil, "FILE:7:8: postgres.log: /data/x.log is inside data_dir, so a copy of the data would remove it; write a path outside"},
 		{
 			"long socket path", replace("/data", "/"+strings.Repeat("d", 100)), nil,
 			"FILE: postgres.socket_dir: the path of the socket would have 128 bytes, and 107 are possible; set a shorter directory",

@@ -22,10 +22,10 @@ import (
 // the node's record.
 //
 // A store that cannot be reached is said at first and once a minute, and tried
-// again; it is no error. Errors: *config.Error and ha.ErrForeignData say that
-// the configuration does not fit this machine or this cluster, ErrRunning that
-// another process runs the node already. What is wrong with the configuration
-// is found before anything is written to disk.
+// again; it is no error. *config.Error and ha.ErrForeignData say that the
+// configuration does not fit this machine or this cluster, or that another
+// process uses the state directory; what is wrong with the configuration is
+// found before anything is written to disk.
 func Run(ctx context.Context, cfg *config.Config, logger *slog.Logger, version string) error {
 	store, err := OpenStore(ctx, cfg, logger)
 	if err != nil {
@@ -59,11 +59,9 @@ func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Sto
 		return cfg.Problem("postgres", inKeys(err.Error()))
 	}
 	defer func() { err = errors.Join(err, controller.Close()) }()
-	unlock, err := lockState(cfg.Postgres.StateDir)
-	if err != nil {
+	if err := linkLog(cfg); err != nil {
 		return err
 	}
-	defer unlock()
 	disk, err := ha.FileDisk(cfg.Postgres.StateDir)
 	if err != nil {
 		return cfg.Problem("postgres.state_dir", err.Error())

@@ -29,6 +29,9 @@ func preflight(ctx context.Context, cfg *config.Config, host string, store dcs.S
 	if err := checkDirectory(cfg, "postgres.state_dir", cfg.Postgres.StateDir); err != nil {
 		return err
 	}
+	if err := checkLog(cfg); err != nil {
+		return err
+	}
 	if err := checkPort(ctx, cfg, host); err != nil {
 		return err
 	}
@@ -57,6 +60,19 @@ func checkDirectory(cfg *config.Config, key, dir string) error {
 	}
 	if err := unix.Access(parent, unix.W_OK|unix.X_OK); err != nil {
 		return cfg.Problem(key, fmt.Sprintf("nothing can be made in %s (%v); give the user that pghad runs as write permission there", parent, err))
+	}
+	return nil
+}
+
+// checkLog refuses a log file that could not be made. The default one is in the
+// state directory.
+func checkLog(cfg *config.Config) error {
+	dir := filepath.Dir(cfg.Postgres.Log)
+	if cfg.Postgres.Log == "" || dir == cfg.Postgres.StateDir {
+		return nil
+	}
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return cfg.Problem("postgres.log", dir+" is not a directory; make it, or write another path")
 	}
 	return nil
 }

@@ -1,0 +1,84 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pghad/pghad/internal/app/demo"
+)
+
+func (a *app) demo() *cobra.Command {
+	var options demo.Options
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Show a cluster of three nodes on this machine, with nothing to configure",
+		Long: `demo starts three PostgreSQL nodes, an etcd and clients that write, and shows them
+live: who leads, how far the others are, what was acknowledged, how long writes
+were not possible. Keys kill the postmaster or the whole node of the leader.
+
+With --script it plays one fault unattended and ends with a verdict: exit code 0
+only if no acknowledged row was lost, no two nodes wrote at one time, and the
+cluster did what it should. Everything it starts and writes is removed at the
+end.
+
+Scripts: ` + strings.Join(demo.Scripts(), ", "),
+		Example: "  pghad demo\n  pghad demo --script kill-node --json",
+		Args:    cobra.NoArgs,
+		RunE: a.command(func(cmd *cobra.Command) error {
+			return a.runDemo(cmd.Context(), options)
+		}),
+	}
+	f := cmd.Flags()
+	f.StringVar(&options.Script, "script", "", "play the script `NAME` unattended")
+	f.BoolVar(&options.JSON, "json", false, "print the result of the script as one JSON object")
+	f.StringVar(&options.Sabotage, "sabotage", "", "plant a fault that the verdict must find: "+strings.Join(demo.Sabotages(), " or ")+" (`KIND`)")
+	f.BoolVar(&options.Keep, "keep", false, "keep the files if the verdict is not ok")
+	return cmd
+}
+
+func (a *app) runDemo(ctx context.Context, options demo.Options) error {
+	switch {
+	case options.Script != "" && !slices.Contains(demo.Scripts(), options.Script):
+		return &usageError{fmt.Errorf("--script %q is unknown: write one of %s", options.Script, strings.Join(demo.Scripts(), ", "))}
+	case options.Sabotage != "" && !slices.Contains(demo.Sabotages(), options.Sabotage):
+		return &usageError{fmt.Errorf("--sabotage %q is unknown: write one of %s", options.Sabotage, strings.Join(demo.Sabotages(), ", "))}
+	case options.Script == "" && (options.JSON || options.Sabotage != ""):
+		return &usageError{errors.New("--json and --sabotage need a --script")}
+	}
+	options.Stdout, options.Stderr = a.Out, a.Err
+	if terminal, ok := a.In.(*os.File); ok {
+		options.Stdin = terminal
+	}
+	result, err := demo.Run(ctx, options)
+	if err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
+	if options.Script != "" && !result.OK() {
+		return fmt.Errorf("demo: the verdict of %s is %s", options.Script, result.Verdict)
+	}
+	return nil
+}
+
+// demoEtcd is the demo's etcd, which runs as a process of its own.
+func (a *app) demoEtcd() *cobra.Command {
+	var options demo.EtcdOptions
+	cmd := &cobra.Command{
+		Use:    "demo-etcd",
+		Short:  "The etcd of a demo; started by it",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: a.command(func(cmd *cobra.Command) error {
+			options.Parent = a.In
+			return demo.RunEtcd(cmd.Context(), options) //nolint:wrapcheck // says what it is about
+		}),
+	}
+	cmd.Flags().StringVar(&options.Dir, "dir", "", "directory of the demo")
+	cmd.Flags().StringVar(&options.ClientURL, "client-url", "", "where to listen")
+	return cmd
+}
