@@ -12,7 +12,7 @@ import (
 func attribute(t *testing.T) int32 {
 	t.Helper()
 	var value int32
-	err := unix.Prctl(unix.PR_GET_CHILD_SUBREAPER, uintptr(unsafe.Pointer(&value)), 0, 0, 0) //nolint:gosec // the kernel writes an int there
+	err := unix.Prctl(unix.PR_GET_CHILD_SUBREAPER, uintptr(unsafe.Pointer(&value)), 0, 0, 0)
 	require.NoError(t, err)
 	return value
 }

@@ -207,7 +207,7 @@ func subreaper() (int, error) {
 }
 
 func setSubreaper(value int) error {
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, uintptr(value), 0, 0, 0); err != nil { //nolint:gosec // 0 or 1
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, uintptr(value), 0, 0, 0); err != nil {
 		return fmt.Errorf("%w: set the subreaper attribute: %w", ErrUnsupported, err)
 	}
 	return nil

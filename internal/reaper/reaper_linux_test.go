@@ -65,7 +65,7 @@ func TestChildrenOfExecKeepTheirStatus(t *testing.T) { //nolint:paralleltest // 
 	const children = 20
 	cmds := make([]*exec.Cmd, children)
 	for i := range cmds {
-		cmds[i] = exec.Command("sh", "-c", "exit "+strconv.Itoa(i+1)) //nolint:gosec // a number
+		cmds[i] = exec.Command("sh", "-c", "exit "+strconv.Itoa(i+1))
 		require.NoError(t, cmds[i].Start())
 	}
 	// All have ended, nobody has waited yet: the reaper has every chance. That

@@ -59,7 +59,8 @@ func TestUsage(t *testing.T) {
 			result{2, "", "--cluster: cluster: \"X\": want 1 to 63 of a-z, 0-9, - and _, starting with a letter or digit\n"},
 		},
 		{
-			"problem in the environment", "list --cluster x", []string{"PGHAD_DCS_ENDPOINTS=x"},
+			"problem in the environment", "list --cluster x",
+			[]string{"PGHAD_DCS_ENDPOINTS=x"},
 			result{2, "", "PGHAD_DCS_ENDPOINTS: dcs.endpoints: \"x\" is not an address; write it like http://10.0.0.1:2379\n"},
 		},
 		{"unknown script", "demo --script x", nil, result{2, "", "pghad: --script \"x\" is unknown: write one of kill-node, kill-postmaster, rejoin; see pghad --help\n"}},

@@ -54,10 +54,9 @@ func report(w io.Writer, err error) {
 	if err == nil {
 		return
 	}
-	var problem *config.Error
-	if errors.As(err, &problem) {
-		fmt.Fprintln(w, problem.Error()) //nolint:errcheck // nowhere to say it
+	if problem, ok := errors.AsType[*config.Error](err); ok {
+		fmt.Fprintln(w, problem.Error())
 		return
 	}
-	fmt.Fprintln(w, "pghad: "+strings.TrimSpace(err.Error())) //nolint:errcheck // nowhere to say it
+	fmt.Fprintln(w, "pghad: "+strings.TrimSpace(err.Error()))
 }

@@ -28,7 +28,7 @@ func TestExitCode(t *testing.T) {
 		{fmt.Errorf("write: %w", dcs.ErrAmbiguous), ExitUnknown, "pghad: write: outcome unknown\n"},
 		{fmt.Errorf("write: %w", dcs.ErrConflict), ExitRefused, "pghad: write: guard did not hold\n"},
 		{fmt.Errorf("read: %w", dcs.ErrUnavailable), ExitFailed, "pghad: read: store unavailable\n"},
-		{errors.New("anything else\n"), ExitFailed, "pghad: anything else\n"},
+		{errors.New("anything else"), ExitFailed, "pghad: anything else\n"},
 	}
 	for _, tt := range tests {
 		var out bytes.Buffer

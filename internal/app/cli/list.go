@@ -89,7 +89,7 @@ func readView(ctx context.Context, cfg *config.Config) (clusterview.View, error)
 	if err != nil {
 		return clusterview.View{}, err //nolint:wrapcheck // says file, line and key
 	}
-	defer store.Close()
+	defer store.Close() //nolint:errcheck // read only
 	asked, cancel := context.WithTimeout(ctx, cfg.Timing.Request)
 	defer cancel()
 	view, err := clusterview.Read(asked, store, cfg.Namespace, cfg.Cluster)

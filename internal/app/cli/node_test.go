@@ -97,7 +97,7 @@ func lastLine(text string) string {
 func program(t *testing.T, dir, name, version string) {
 	t.Helper()
 	script := "#!/bin/sh\necho \"" + name + " (PostgreSQL) " + version + "\"\n"
-	require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755)) //nolint:gosec // it is to be run
+	require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755))
 }
 
 func TestRunRefusesWhatDoesNotFit(t *testing.T) {
@@ -133,7 +133,7 @@ func TestRunRefusesWhatDoesNotFit(t *testing.T) {
 		n := newNode(t, unreachable, "")
 		listener, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(n.port))
 		require.NoError(t, err)
-		defer listener.Close()
+		t.Cleanup(func() { require.NoError(t, listener.Close()) })
 		n.refused(t, fmt.Sprintf("FILE:8:9: postgres.port: 127.0.0.1:%d is used by another program; stop that one, or write another port", n.port))
 	})
 	t.Run("address of another machine", func(t *testing.T) {
@@ -246,7 +246,7 @@ func TestRunOneNode(t *testing.T) {
 	got := <-ended
 	require.Equal(t, 0, got.code, got.err)
 	require.Empty(t, serverProcesses(t, filepath.Join(n.dir, "data")))
-	text, err := os.ReadFile(log) //nolint:gosec // of this test
+	text, err := os.ReadFile(log)
 	require.NoError(t, err)
 	require.Contains(t, string(text), "database system is shut down")
 	_, err = store.Get(t.Context(), "/service/orders/leader")

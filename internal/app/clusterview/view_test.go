@@ -23,7 +23,7 @@ var update = flag.Bool("update", false, "rewrite the golden files in testdata")
 // prefix, to its value; a text stands for a plain-text record.
 func records(t *testing.T, file string) map[string][]byte {
 	t.Helper()
-	data, err := os.ReadFile(file) //nolint:gosec // a file of this test
+	data, err := os.ReadFile(file)
 	require.NoError(t, err)
 	var raw map[string]json.RawMessage
 	require.NoError(t, json.Unmarshal(data, &raw))
@@ -77,7 +77,7 @@ func compare(t *testing.T, file string, got []byte) {
 		require.NoError(t, os.WriteFile(file, got, 0o600))
 		return
 	}
-	want, err := os.ReadFile(file) //nolint:gosec // a file of this test
+	want, err := os.ReadFile(file)
 	require.NoError(t, err, "make it with go test -update")
 	require.Equal(t, string(want), string(got))
 }

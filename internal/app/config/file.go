@@ -38,8 +38,7 @@ func parse(name string, data []byte) (value, *Problem) {
 
 func syntaxProblem(name string, err error) *Problem {
 	where, message := origin{file: name}, err.Error()
-	var syntax yaml.Error
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[yaml.Error](err); ok {
 		where, message = position(name, syntax.GetToken()), syntax.GetMessage()
 	}
 	return &Problem{Where: where.String(), Sentence: "not valid YAML: " + message}

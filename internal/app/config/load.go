@@ -110,8 +110,7 @@ func fileSentence(err error) string {
 	case errors.Is(err, fs.ErrPermission):
 		return "no permission to read it; make it readable for the user that pghad runs as"
 	}
-	var path *fs.PathError
-	if errors.As(err, &path) {
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
 		return path.Err.Error()
 	}
 	return err.Error()

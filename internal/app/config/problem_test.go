@@ -40,7 +40,8 @@ func TestProblems(t *testing.T) {
 		{"duration in the environment", minimal, []string{"PGHAD_TIMING_TTL=10"}, "PGHAD_TIMING_TTL: timing.ttl: 10 has no unit; write 10s"},
 		{"unknown variable", minimal, []string{"PGHAD_TIMING_TLL=10s"}, "PGHAD_TIMING_TLL: unknown variable; did you mean PGHAD_TIMING_TTL?"},
 		{
-			"quite unknown variable", minimal, []string{"PGHAD_FROBNICATE=1"},
+			"quite unknown variable", minimal,
+			[]string{"PGHAD_FROBNICATE=1"},
 			"PGHAD_FROBNICATE: unknown variable; remove it, or see pghad help config for those that exist",
 		},
 		{"map in the environment", minimal, []string{"PGHAD_POSTGRES_PARAMETERS=a=b"}, "PGHAD_POSTGRES_PARAMETERS: postgres.parameters: not a map; write {name: value, name: value}"},

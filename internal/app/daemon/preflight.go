@@ -114,8 +114,8 @@ func ownServerRuns(dataDir string) bool {
 	if err != nil {
 		return false
 	}
-	real, err := filepath.EvalSymlinks(dataDir)
-	return err == nil && cwd == real
+	resolved, err := filepath.EvalSymlinks(dataDir)
+	return err == nil && cwd == resolved
 }
 
 // checkCluster refuses data of another cluster. Where the store cannot be
@@ -159,7 +159,7 @@ func systemID(dataDir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("control file: %w", err)
 	}
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // read only
 	var raw [8]byte
 	if _, err := io.ReadFull(file, raw[:]); err != nil {
 		return "", fmt.Errorf("control file %s: %w", path, err)
