@@ -266,6 +266,21 @@ func (c *Cluster) AgentRuns(name string) bool {
 	return node.runs()
 }
 
+// AgentDone is closed when the agent of a node, as it was last started, has
+// ended; nil if it was never started.
+func (c *Cluster) AgentDone(name string) <-chan struct{} {
+	node, err := c.node(name)
+	if err != nil {
+		return nil
+	}
+	node.mu.Lock()
+	defer node.mu.Unlock()
+	if node.process == nil {
+		return nil
+	}
+	return node.process.done
+}
+
 // KillNode ends a whole node as a power failure does: its agent, its PostgreSQL
 // and whatever they had started. It returns when nothing of the node is left.
 func (c *Cluster) KillNode(name string) error {

@@ -215,6 +215,9 @@ func (s *PostgresServer) Start(ctx context.Context) error {
 	if s.process != nil {
 		return nil
 	}
+	if err := s.writeFile("ident", ""); err != nil {
+		return err
+	}
 	if err := s.writeFile("hba", "host all all 127.0.0.1/32 scram-sha-256\nhost replication all 127.0.0.1/32 scram-sha-256\n"); err != nil {
 		return err
 	}
@@ -244,9 +247,13 @@ func (s *PostgresServer) args() []string {
 		"listen_addresses":        s.Host(),
 		"port":                    strconv.Itoa(s.port),
 		"unix_socket_directories": s.path("run"),
-		"hba_file":                s.path("hba"),
-		"logging_collector":       "off",
-		"shared_buffers":          "16MB",
+		// A copy's configuration may name its source's files.
+		"data_directory":    s.path("data"),
+		"hba_file":          s.path("hba"),
+		"ident_file":        s.path("ident"),
+		"external_pid_file": "",
+		"logging_collector": "off",
+		"shared_buffers":    "16MB",
 	}
 	for name, value := range s.cfg.Parameters {
 		parameters[name] = value

@@ -35,6 +35,12 @@ var scripts = map[string]func(*play, context.Context) error{
 	"rejoin":          (*play).rejoin,
 }
 
+// planted is the verdict that each sabotage must lead to.
+var planted = map[string]workload.Verdict{
+	SabotageLose:       workload.VerdictLost,
+	SabotageTwoWriters: workload.VerdictTwoWriters,
+}
+
 // Scripts are the names that Options.Script knows.
 func Scripts() []string { return slices.Sorted(maps.Keys(scripts)) }
 
@@ -61,7 +67,7 @@ func playScript(ctx context.Context, o Options) (Result, error) {
 	if err == nil || errors.Is(err, errStuck) {
 		result, err = p.judge(ctx, o, err)
 	}
-	if !result.OK() && ctx.Err() == nil {
+	if !result.OK() && result.Verdict != planted[o.Sabotage] && ctx.Err() == nil {
 		s.logs()
 	}
 	keep := o.Keep && !result.OK()

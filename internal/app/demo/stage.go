@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pghad/pghad/dcs"
@@ -119,10 +120,32 @@ func (s *stage) view(ctx context.Context) (clusterview.View, error) {
 // comes first: the servers are asked as that role.
 func (s *stage) awaitCluster(ctx context.Context) (clusterview.View, error) {
 	s.say("three nodes and etcd are started: the first makes a database, the others copy it")
+	ctx, release := s.withAgents(ctx)
+	defer release()
 	if err := s.cluster.CreateClientRole(ctx); err != nil {
 		return clusterview.View{}, err
 	}
 	return s.awaitWhole(ctx)
+}
+
+// withAgents returns a context that ends when an agent does: then there is
+// nothing to wait for.
+func (s *stage) withAgents(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watches sync.WaitGroup
+	for _, name := range s.cluster.Names() {
+		watches.Go(func() {
+			select {
+			case <-s.cluster.AgentDone(name):
+				cancel(fmt.Errorf("the agent of %s has ended", name))
+			case <-ctx.Done():
+			}
+		})
+	}
+	return ctx, func() {
+		cancel(context.Canceled)
+		watches.Wait()
+	}
 }
 
 // awaitWhole waits until all nodes stream and are counted, as the records say
