@@ -27,6 +27,9 @@ type Config struct {
 	// not call back into the cluster, and a negative answer counts as zero:
 	// dying early would break the promise of a session.
 	Linger func(dcs.SessionID) time.Duration
+	// Changed is told of the keys that have been written or deleted, sorted,
+	// with the cluster's lock held: it must not call back. Nil: nobody is told.
+	Changed func(keys []string)
 	// MaxValue is the longest value in bytes; zero means DefaultMaxValue.
 	MaxValue int
 	// MaxTxn is how many guards, and how many operations, one transaction may

@@ -51,6 +51,10 @@ func (c *Cluster) unwatch(w *watch) {
 
 // notify tells each watch of a changed key the state. The caller holds mu.
 func (c *Cluster) notify(changed []string) {
+	if c.cfg.Changed != nil && len(changed) > 0 {
+		slices.Sort(changed)
+		c.cfg.Changed(changed)
+	}
 	for _, w := range c.watches {
 		if !w.broken && slices.ContainsFunc(changed, func(key string) bool { return strings.HasPrefix(key, w.prefix) }) {
 			w.deliver(dcs.Update{KVs: c.list(w.prefix)})

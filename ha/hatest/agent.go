@@ -1,0 +1,289 @@
+package hatest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/benbjohnson/clock"
+
+	"github.com/pghad/pghad/dcs"
+	"github.com/pghad/pghad/ha"
+)
+
+// ErrDead is what every call of an agent to the world returns after the agent
+// has been killed. Nothing that it does has an effect any more.
+var ErrDead = errors.New("this agent has been killed")
+
+// Agent is the program that runs on a host: ha.Node in our own simulations, or
+// anything else. It must touch the world through env only, return soon after
+// ctx ends, and wait for its goroutines. It is started anew after a crash, and
+// finds what is on its Disk.
+type Agent func(ctx context.Context, env Env) error
+
+// Env is everything that an agent has of its host. A new one is made for each
+// start.
+type Env struct {
+	Name     string // of the host
+	Address  string // under which other hosts reach its server
+	Port     int
+	Life     int // how many agents were started on this host before
+	Store    dcs.Store
+	Clock    clock.Clock
+	Wall     func() time.Time
+	Rand     io.Reader
+	Disk     ha.Disk
+	Postgres ha.PostgresController
+	Logger   *slog.Logger
+	Effects  ha.Effects // crash points
+}
+
+// host is a machine: its clocks, its disk, and at most one living agent.
+type host struct {
+	world  *World
+	name   string
+	index  int
+	time   hostTime // guarded by world.mu
+	clock  *nodeClock
+	frozen []*item // timers that wait for the monotonic clock to go on
+	disk   ha.LocalState
+	agent  *agent
+	lives  int
+	down   bool // the machine is off
+	marks  map[string]int
+	// sessions are all that agents of this host were granted.
+	sessions []dcs.SessionID
+}
+
+// agent is one life of the program on a host.
+type agent struct {
+	host   *host
+	world  *World
+	life   int
+	name   string // of its connection to the store
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	dead   bool // guarded by world.mu
+	paused bool
+	held   []*item // what waits for the end of a pause
+	tasks  []*task // under way; guarded by world.mu
+	ended  bool    // the program has returned
+	err    error
+}
+
+// task is one exchange of an agent with the world, for which a goroutine of the
+// agent waits.
+type task struct {
+	agent *agent
+	done  chan struct{}
+	err   error
+	over  bool // done, or given up; guarded by world.mu
+}
+
+// exchange brings an operation to the bus and waits until the world has
+// finished it, or ctx has ended (gaveUp, with its cause), or the agent is dead.
+// Begin is called by the driver.
+func (a *agent) exchange(ctx context.Context, kind, key string, begin func(t *task, id digest)) (gaveUp bool, err error) {
+	w := a.world
+	t := &task{agent: a, done: make(chan struct{})}
+	w.mu.Lock()
+	if a.dead {
+		w.mu.Unlock()
+		return false, ErrDead
+	}
+	a.tasks = append(a.tasks, t)
+	w.mu.Unlock()
+	w.arrive(&arrival{
+		identity: identity{host: a.host.name, life: a.life, kind: kind, key: key},
+		enter:    func(id digest) { begin(t, id) },
+	}, 2)
+	select {
+	case <-t.done:
+		return false, t.err
+	case <-ctx.Done():
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if a.dead {
+		return false, ErrDead
+	}
+	a.forget(t)
+	return true, context.Cause(ctx)
+}
+
+// forget takes a task off the list. The caller holds world.mu.
+func (a *agent) forget(t *task) {
+	t.over = true
+	for i, other := range a.tasks {
+		if other == t {
+			a.tasks[i] = a.tasks[len(a.tasks)-1]
+			a.tasks = a.tasks[:len(a.tasks)-1]
+			return
+		}
+	}
+}
+
+// finish schedules the end of a task: the agent's goroutine goes on with err.
+func (t *task) finish(due time.Duration, id digest, label func() string, result func() error) {
+	t.agent.world.schedule(&item{due: due, id: id.str("finish"), agent: t.agent, label: label, run: func() {
+		t.end(result())
+	}})
+}
+
+// end lets the agent's goroutine go on. It is called by the driver.
+func (t *task) end(err error) {
+	w := t.agent.world
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !t.over {
+		t.agent.forget(t)
+		t.err = err
+		close(t.done)
+	}
+}
+
+// kill ends the agent as kill -9 does: nothing that it still does reaches the
+// world. It may be called by the agent's own goroutine, from a crash point.
+func (a *agent) kill() {
+	w := a.world
+	w.mu.Lock()
+	if a.dead {
+		w.mu.Unlock()
+		return
+	}
+	a.dead, a.paused = true, false
+	for _, t := range a.tasks {
+		t.over, t.err = true, ErrDead
+		close(t.done)
+	}
+	a.tasks = nil
+	w.mu.Unlock()
+	a.cancel(ErrDead)
+}
+
+// pause stops the agent's program like SIGSTOP: no reply, timer or news reaches
+// it. What it has sent goes on.
+func (a *agent) pause() { a.paused = true }
+
+// resume lets it go on. Everything that has come due is there at once.
+func (a *agent) resume() {
+	if !a.paused {
+		return
+	}
+	a.paused = false
+	for _, it := range a.held {
+		it.due = a.world.now()
+		a.world.schedule(it)
+	}
+	a.held = nil
+}
+
+// alive reports whether the host runs an agent that has not been killed.
+func (h *host) alive() bool { return h.agent != nil && !h.agent.dead && !h.agent.ended }
+
+// start starts a new agent on the host.
+func (h *host) start() {
+	w := h.world
+	if h.alive() || h.down {
+		return
+	}
+	h.lives++
+	a := &agent{host: h, world: w, life: h.lives, name: fmt.Sprintf("%s.%d", h.name, h.lives)}
+	a.ctx, a.cancel = context.WithCancelCause(context.Background())
+	h.agent = a
+	w.agents = append(w.agents, a)
+	env := a.env()
+	go func() {
+		err := w.cfg.Agent(a.ctx, env)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		a.ended, a.err = true, err
+	}()
+}
+
+func (a *agent) env() Env {
+	h, w := a.host, a.world
+	clk := &nodeClock{world: w, host: h, agent: a, base: w.base}
+	env := Env{
+		Name: h.name, Address: h.name, Port: 5432, Life: a.life - 1,
+		Store: &store{agent: a, client: w.dcs.Client(a.name)},
+		Clock: clk, Wall: clk.Wall,
+		Rand:   &noisyReader{noise: w.jitter, id: newDigest().str(h.name).num(uint64(a.life))}, //nolint:gosec // small
+		Disk:   &disk{agent: a},
+		Logger: slog.New(slog.DiscardHandler),
+		Effects: ha.Effects{
+			Before: func(name string) { a.mark(name, "before") },
+			After:  func(name string) { a.mark(name, "after") },
+		},
+	}
+	if w.cfg.Transcript != nil {
+		env.Logger = slog.New(&logHandler{world: w, agent: a, level: slog.LevelInfo})
+	}
+	if w.postgres != nil {
+		env.Postgres = w.postgres(a)
+	}
+	return env
+}
+
+// mark is a crash point.
+func (a *agent) mark(name, when string) {
+	w := a.world
+	w.mu.Lock()
+	if a.dead {
+		w.mu.Unlock()
+		return
+	}
+	point := when + " " + name
+	a.host.marks[point]++
+	n := a.host.marks[point]
+	w.points[point]++
+	w.mu.Unlock()
+	for _, hook := range w.onMark {
+		hook(a, point, n)
+	}
+}
+
+// disk keeps the agent's local state on its host.
+type disk struct{ agent *agent }
+
+var _ ha.Disk = (*disk)(nil)
+
+func (d *disk) Load() (ha.LocalState, error) {
+	if d.agent.dead {
+		return ha.LocalState{}, ErrDead
+	}
+	return d.agent.host.disk, nil
+}
+
+// Save is durable when it returns. A crash before that leaves the old state or
+// the new one.
+func (d *disk) Save(state ha.LocalState) error {
+	a := d.agent
+	h, w := a.host, a.world
+	_, err := a.exchange(context.Background(), "disk", "save", func(t *task, id digest) {
+		took := w.durations.of("fsync", id).spread(100*time.Microsecond, 10*time.Millisecond)
+		written := w.durations.of("written", id).between(0, took)
+		w.after(written, id, nil, func() {
+			// An agent that died meanwhile has written, unless another one runs.
+			if h.agent == a {
+				h.disk = state
+			}
+		})
+		t.finish(w.now()+took, id, func() string {
+			return fmt.Sprintf("%s saved pledge %d, seen %d/%d, published %s, floor %s", h.name,
+				state.Pledge, state.SeenTerm, state.SeenQuorum, state.Published, state.Floor)
+		}, func() error { return nil })
+	})
+	return err
+}
+
+// KillAgent ends the agent of a host as kill -9 does. Its server lives on.
+func (w *World) KillAgent(name string) {
+	if h := w.host(name); h != nil && h.agent != nil {
+		h.agent.kill()
+		w.settle()
+	}
+}

@@ -1,0 +1,65 @@
+package hatest_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pghad/pghad/ha"
+	"github.com/pghad/pghad/ha/hatest"
+)
+
+// holder is a small agent: it holds a lock and works while it has it.
+func holder(ctx context.Context, env hatest.Env) error {
+	locker, err := ha.NewLocker(ha.LockerConfig{Store: env.Store, Clock: env.Clock, Wall: env.Wall, Logger: env.Logger})
+	if err != nil {
+		return err
+	}
+	for ctx.Err() == nil {
+		_ = locker.Hold(ctx, "/lock", []byte(env.Name), func(ctx context.Context, _ *ha.Lease) error {
+			env.Logger.Info("works")
+			<-ctx.Done()
+			return nil
+		})
+	}
+	return locker.Close(context.WithoutCancel(ctx))
+}
+
+func runHolders(t *testing.T, seed uint64) (trace uint64, transcript string) {
+	t.Helper()
+	var text strings.Builder
+	cfg := hatest.Config{
+		Seed: seed, Hosts: []string{"a", "b", "c"}, Agent: holder, Transcript: &text,
+		Network: hatest.Network{Loss: 0.05, Stale: 0.2},
+	}
+	hatest.Run(t, cfg, func(w *hatest.World) {
+		w.Start()
+		w.RunFor(time.Minute)
+		for _, name := range w.Hosts() {
+			w.KillAgent(name)
+			w.RunFor(20 * time.Second)
+			w.Start(name)
+			w.RunFor(20 * time.Second)
+		}
+		w.Cut("a", "dcs")
+		w.RunFor(time.Minute)
+		w.Heal("a", "dcs")
+		w.RunFor(time.Minute)
+		trace = w.Trace()
+	})
+	return trace, text.String()
+}
+
+func TestTheSameSeedIsTheSameRun(t *testing.T) {
+	for seed := range uint64(5) {
+		trace, transcript := runHolders(t, seed)
+		for range 5 {
+			again, text := runHolders(t, seed)
+			require.True(t, transcript == text, "transcripts differ")
+			require.Equal(t, trace, again)
+		}
+	}
+}
