@@ -1,9 +1,11 @@
 package cli_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -11,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +21,7 @@ import (
 
 	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/dcs/etcd"
+	"github.com/pghad/pghad/internal/app/cli"
 	"github.com/pghad/pghad/internal/app/clusterview"
 	"github.com/pghad/pghad/internal/testbed"
 )
@@ -154,6 +158,12 @@ func TestRunRefusesWhatDoesNotFit(t *testing.T) {
 		n.write(t, strings.Replace(n.config, n.dir+"/data", n.dir+"/not/there", 1))
 		n.refused(t, "FILE:6:13: postgres.data_dir: "+n.dir+"/not does not exist; make it, or write another path")
 	})
+	t.Run("data directory full of something else", func(t *testing.T) {
+		t.Parallel()
+		n := newNode(t, unreachable, "")
+		require.NoError(t, os.MkdirAll(filepath.Join(n.dir, "data", "photos"), 0o700))
+		n.refused(t, "FILE:6:13: postgres.data_dir: "+n.dir+"/data is not empty and holds no PostgreSQL data; empty it, or write another path")
+	})
 	t.Run("nowhere for the log", func(t *testing.T) {
 		t.Parallel()
 		n := newNode(t, unreachable, "  log: /nowhere/postgres.log\n")
@@ -171,6 +181,7 @@ func TestRunRefusesDataOfAnotherCluster(t *testing.T) {
 	n := newNode(t, server.Endpoints()[0], "")
 	control := filepath.Join(n.dir, "data", "global", "pg_control")
 	require.NoError(t, os.MkdirAll(filepath.Dir(control), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(n.dir, "data", "PG_VERSION"), []byte("15\n"), 0o600))
 	require.NoError(t, os.WriteFile(control, []byte{42, 0, 0, 0, 0, 0, 0, 0}, 0o600))
 	n.refused(t, "FILE:6:13: postgres.data_dir: "+n.dir+"/data holds data of another cluster "+
 		"(system identifier 42, cluster orders has 7301234567890123456); write another directory, or the right cluster")
@@ -251,6 +262,55 @@ func TestRunOneNode(t *testing.T) {
 	require.Contains(t, string(text), "database system is shut down")
 	_, err = store.Get(t.Context(), "/service/orders/leader")
 	require.ErrorIs(t, err, dcs.ErrNotFound, "the lock was released")
+}
+
+// TestRunWithoutStore: a node whose store cannot be reached says so, keeps
+// trying, touches no data, and ends when it is told to.
+func TestRunWithoutStore(t *testing.T) {
+	t.Parallel()
+	testbed.NeedPostgres(t)
+	n := newNode(t, "http://127.0.0.1:1", "timing: {request: 200ms}\n")
+	running, stop := context.WithCancel(t.Context())
+	defer stop()
+	log := &lineWriter{wanted: "store cannot be reached; trying again", seen: make(chan struct{})}
+	ended := make(chan int, 1)
+	go func() {
+		ended <- cli.Run(running, []string{"run", "-c", n.file}, cli.Streams{In: strings.NewReader(""), Out: io.Discard, Err: log})
+	}()
+	select {
+	case <-log.seen:
+	case <-ended:
+		require.FailNow(t, "the node has ended", log.text())
+	}
+	stop()
+	require.Equal(t, 0, <-ended, log.text())
+	require.NoDirExists(t, filepath.Join(n.dir, "data"))
+}
+
+// lineWriter is a log that tells when it has got a text.
+type lineWriter struct {
+	wanted string
+	seen   chan struct{} // closed then
+
+	mu  sync.Mutex // guards buf
+	buf bytes.Buffer
+}
+
+func (w *lineWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before := strings.Contains(w.buf.String(), w.wanted)
+	n, err := w.buf.Write(p)
+	if !before && strings.Contains(w.buf.String(), w.wanted) {
+		close(w.seen)
+	}
+	return n, err
+}
+
+func (w *lineWriter) text() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.buf.String()
 }
 
 // awaitView waits until the records show what is wanted, or the node has ended.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/ha"
@@ -36,9 +37,12 @@ func Run(ctx context.Context, cfg *config.Config, logger *slog.Logger, version s
 	if err != nil {
 		return err
 	}
-	if err := preflight(ctx, cfg, host, store, logger); err != nil {
+	storeErr, err := preflight(ctx, cfg, host, store)
+	if err != nil {
 		return err
 	}
+	watch := &storeWatch{logger: logger}
+	watch.look(ctx, time.Now(), storeErr)
 	orphans, err := reaper.Start(reaper.Config{})
 	switch {
 	case errors.Is(err, reaper.ErrUnsupported):
@@ -48,12 +52,13 @@ func Run(ctx context.Context, cfg *config.Config, logger *slog.Logger, version s
 	default:
 		defer orphans.Stop()
 	}
-	return runNode(ctx, cfg, host, store, logger, version)
+	return runNode(ctx, cfg, host, store, watch, version)
 }
 
 // runNode makes the local pieces, which may write to the state directory, and
 // runs the node.
-func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Store, logger *slog.Logger, version string) (err error) {
+func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Store, watch *storeWatch, version string) (err error) {
+	logger := watch.logger
 	controller, err := pgctl.New(controllerConfig(cfg, host, logger))
 	if err != nil {
 		return cfg.Problem("postgres", inKeys(err.Error()))
@@ -91,7 +96,7 @@ func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Sto
 		"postgres", net.JoinHostPort(host, fmt.Sprint(cfg.Postgres.Port)), "store", strings.Join(cfg.DCS.Endpoints, ","))
 	watching, stop := context.WithCancel(ctx)
 	var wait sync.WaitGroup
-	wait.Go(func() { watchStore(watching, node, logger) })
+	wait.Go(func() { watch.run(watching, node) })
 	err = node.Run(ctx)
 	stop()
 	wait.Wait()

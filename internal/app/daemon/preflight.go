@@ -22,46 +22,84 @@ import (
 )
 
 // preflight finds what would go wrong later, while nothing has been written.
-func preflight(ctx context.Context, cfg *config.Config, host string, store dcs.Store, logger *slog.Logger) error {
-	if err := checkDirectory(cfg, "postgres.data_dir", cfg.Postgres.DataDir); err != nil {
-		return err
-	}
-	if err := checkDirectory(cfg, "postgres.state_dir", cfg.Postgres.StateDir); err != nil {
-		return err
-	}
-	if err := checkLog(cfg); err != nil {
-		return err
+// It also says what is wrong with the store, "" if it was reached.
+func preflight(ctx context.Context, cfg *config.Config, host string, store dcs.Store) (storeErr string, err error) {
+	for _, check := range []func(*config.Config) error{checkDataDir, checkStateDir, checkLog} {
+		if err := check(cfg); err != nil {
+			return "", err
+		}
 	}
 	if err := checkPort(ctx, cfg, host); err != nil {
-		return err
+		return "", err
 	}
-	return checkCluster(ctx, cfg, store, logger)
+	return checkCluster(ctx, cfg, store)
 }
 
-// checkDirectory refuses a path that is no directory, or that could not become
-// one. Copies are made beside the data directory, so what holds it must be
-// writable too.
-func checkDirectory(cfg *config.Config, key, dir string) error {
-	info, err := os.Stat(dir)
-	switch {
-	case err == nil && !info.IsDir():
-		return cfg.Problem(key, dir+" is not a directory; write the path of one, or of one that can be made")
-	case err != nil && !errors.Is(err, os.ErrNotExist):
-		return cfg.Problem(key, fmt.Sprintf("%v; write the path of a directory that pghad may use", err))
+// checkDataDir refuses a path that cannot be a data directory. What holds it
+// must be writable too: copies are made beside it and swapped by renaming.
+func checkDataDir(cfg *config.Config) error {
+	const key = "postgres.data_dir"
+	dir := cfg.Postgres.DataDir
+	exists, err := checkDirectory(cfg, key, dir)
+	if err != nil {
+		return err
 	}
 	parent := filepath.Dir(dir)
-	switch info, err := os.Stat(parent); {
-	case errors.Is(err, os.ErrNotExist):
-		return cfg.Problem(key, parent+" does not exist; make it, or write another path")
-	case err != nil:
-		return cfg.Problem(key, fmt.Sprintf("%v; write the path of a directory that pghad may use", err))
-	case !info.IsDir():
-		return cfg.Problem(key, parent+" is not a directory; write another path")
-	}
 	if err := unix.Access(parent, unix.W_OK|unix.X_OK); err != nil {
-		return cfg.Problem(key, fmt.Sprintf("nothing can be made in %s (%v); give the user that pghad runs as write permission there", parent, err))
+		return cfg.Problem(key, fmt.Sprintf("copies of another node's data are made in %s, and nothing can be made there (%v); "+
+			"give the user that pghad runs as write permission, or write a path further down", parent, err))
+	}
+	if !exists {
+		return nil
+	}
+	entries, err := os.ReadDir(dir)
+	switch {
+	case err != nil:
+		return cfg.Problem(key, fmt.Sprintf("%v; run pghad as root or as the user that owns it", err))
+	case len(entries) == 0:
+		return nil
+	}
+	// A half-made one is ours to repair if the node has begun to work here.
+	for _, path := range []string{filepath.Join(dir, "PG_VERSION"), filepath.Join(cfg.Postgres.StateDir, "state.json")} {
+		if _, err := os.Stat(path); err == nil {
+			return nil
+		}
+	}
+	return cfg.Problem(key, dir+" is not empty and holds no PostgreSQL data; empty it, or write another path")
+}
+
+func checkStateDir(cfg *config.Config) error {
+	const key = "postgres.state_dir"
+	dir := cfg.Postgres.StateDir
+	exists, err := checkDirectory(cfg, key, dir)
+	if err != nil {
+		return err
+	}
+	if !exists {
+		dir = filepath.Dir(dir)
+	}
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		return cfg.Problem(key, fmt.Sprintf("nothing can be made in %s (%v); give the user that pghad runs as write permission there", dir, err))
 	}
 	return nil
+}
+
+// checkDirectory refuses a path that is no directory and could not become one,
+// and reports whether it exists.
+func checkDirectory(cfg *config.Config, key, dir string) (exists bool, err error) {
+	info, err := os.Stat(dir)
+	switch {
+	case err == nil && info.IsDir():
+		return true, nil
+	case err == nil:
+		return false, cfg.Problem(key, dir+" is not a directory; write the path of one, or of one that can be made")
+	case !errors.Is(err, os.ErrNotExist):
+		return false, cfg.Problem(key, fmt.Sprintf("%v; write the path of a directory that pghad may use", err))
+	}
+	if _, err := os.Stat(filepath.Dir(dir)); err != nil {
+		return false, cfg.Problem(key, filepath.Dir(dir)+" does not exist; make it, or write another path")
+	}
+	return false, nil
 }
 
 // checkLog refuses a log file that could not be made. The default one is in the
@@ -120,35 +158,33 @@ func ownServerRuns(dataDir string) bool {
 
 // checkCluster refuses data of another cluster. Where the store cannot be
 // asked now, the node finds it out later.
-func checkCluster(ctx context.Context, cfg *config.Config, store dcs.Store, logger *slog.Logger) error {
+func checkCluster(ctx context.Context, cfg *config.Config, store dcs.Store) (storeErr string, err error) {
 	keys, err := record.NewKeys(cfg.Namespace, cfg.Cluster)
 	if err != nil {
-		return cfg.Problem("cluster", err.Error())
+		return "", cfg.Problem("cluster", err.Error())
 	}
 	asked, cancel := context.WithTimeout(ctx, cfg.Timing.Request)
 	defer cancel()
 	kv, err := store.Get(asked, keys.Initialize())
 	if errors.Is(err, dcs.ErrNotFound) {
-		return nil // no cluster yet
+		return "", nil // no cluster yet
 	}
 	if err != nil {
-		logger.WarnContext(ctx, "store cannot be reached; trying again",
-			"store", strings.Join(cfg.DCS.Endpoints, ","), "error", err)
-		return nil
+		return err.Error(), nil //nolint:nilerr // the node tries again
 	}
 	recorded := strings.TrimSpace(string(kv.Value))
 	local, err := systemID(cfg.Postgres.DataDir)
 	switch {
 	case errors.Is(err, os.ErrNotExist) || recorded == "":
-		return nil // no data yet, or a record that was emptied
+		return "", nil // no data yet, or a record that was emptied
 	case err != nil:
-		return cfg.Problem("postgres.data_dir", fmt.Sprintf("%v; write the path of a data directory, or of an empty one", err))
+		return "", cfg.Problem("postgres.data_dir", fmt.Sprintf("%v; write the path of a data directory, or of an empty one", err))
 	case local != recorded:
-		return cfg.Problem("postgres.data_dir", fmt.Sprintf(
+		return "", cfg.Problem("postgres.data_dir", fmt.Sprintf(
 			"%s holds data of another cluster (system identifier %s, cluster %s has %s); write another directory, or the right cluster",
 			cfg.Postgres.DataDir, local, cfg.Cluster, recorded))
 	}
-	return nil
+	return "", nil
 }
 
 // systemID reads PostgreSQL's system identifier, with which the control file

@@ -39,15 +39,17 @@ func (w *storeWatch) look(ctx context.Context, now time.Time, problem string) {
 	}
 }
 
-// watchStore looks at the node until ctx ends.
-func watchStore(ctx context.Context, node interface{ Status() ha.NodeStatus }, logger *slog.Logger) {
-	watch := &storeWatch{logger: logger}
+// run looks at the node until ctx ends. Before its first look at the store the
+// node has nothing to say about it.
+func (w *storeWatch) run(ctx context.Context, node interface{ Status() ha.NodeStatus }) {
 	ticker := time.NewTicker(storeLookEvery)
 	defer ticker.Stop()
 	for {
 		select {
 		case now := <-ticker.C:
-			watch.look(ctx, now, node.Status().StoreErr)
+			if status := node.Status(); !status.At.IsZero() {
+				w.look(ctx, now, status.StoreErr)
+			}
 		case <-ctx.Done():
 			return
 		}
