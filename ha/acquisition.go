@@ -50,8 +50,7 @@ func (a *acquisition) run(ctx context.Context) (*Lease, error) {
 		if !again || try == attempts {
 			break
 		}
-		l := a.locker
-		if a.unknown > 0 && timectx.Sleep(ctx, l.cfg.Clock, l.jittered(l.timing.Request/4, a.key, try)) != nil {
+		if a.unknown > 0 && a.session.ctx.Err() == nil && a.pause(ctx, try) != nil {
 			break
 		}
 	}
@@ -64,6 +63,12 @@ func (a *acquisition) run(ctx context.Context) (*Lease, error) {
 // join finds the session in force, or opens one, and claims the key in it.
 func (a *acquisition) join(ctx context.Context) error {
 	return a.locker.inSession(ctx, a.claim)
+}
+
+// pause gives the store a moment before the same transaction is sent again.
+func (a *acquisition) pause(ctx context.Context, try int) error {
+	l := a.locker
+	return timectx.Sleep(ctx, l.cfg.Clock, l.jittered(l.timing.Request/4, a.key, try))
 }
 
 // claim keeps other acquisitions of the key under s out. The caller holds mu.

@@ -290,6 +290,7 @@ func TestLockerWallClockStepIsNoticed(t *testing.T) {
 		l, _ := w.node("a", func(cfg *ha.LockerConfig) { cfg.Wall = wall.now })
 		lease, err := l.TryAcquire(background, lockKey, nil)
 		require.NoError(t, err)
+		time.Sleep(10 * time.Millisecond)
 		wall.step(time.Minute)
 		stepped := time.Now()
 		<-lease.Context().Done()
@@ -543,31 +544,42 @@ func TestLockerLateLandingAfterRelease(t *testing.T) {
 // session is removed, and never taken for a success of a later one.
 func TestLockerDoubtIsNotAdopted(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newLockWorld(t)
-		l, f := w.node("a")
-		other, err := l.TryAcquire(background, lockKey+"/other", nil)
-		require.NoError(t, err)
-		f.setRule(first(3, func(c storeCall) bool { return c.takes(lockKey) }, fault{fail: true, late: time.Second}))
-		_, err = l.TryAcquire(background, lockKey, []byte("first"))
-		require.ErrorIs(t, err, dcs.ErrAmbiguous)
-		f.setRule(nil)
-		time.Sleep(time.Second)
-		synctest.Wait()
-		require.True(t, w.exists(lockKey), "landed late")
+	for _, unknown := range []bool{false, true} {
+		t.Run(fmt.Sprintf("own outcome unknown %v", unknown), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) { doubtIsNotAdopted(t, unknown) })
+		})
+	}
+}
 
-		record := dcs.Op{Key: "/service/test/quorum", Value: []byte("1")}
-		lease, err := l.TryAcquireWith(background, lockKey, []byte("second"), dcs.Txn{Then: []dcs.Op{record}})
-		require.NoError(t, err)
-		kv, err := w.admin.Get(background, lockKey)
-		require.NoError(t, err)
-		require.Equal(t, "second", string(kv.Value))
-		require.Equal(t, lease.Token(), kv.Created)
-		require.True(t, w.exists(record.Key))
-		time.Sleep(time.Minute)
-		require.NoError(t, lease.Check())
-		require.NoError(t, other.Check())
-	})
+func doubtIsNotAdopted(t *testing.T, unknown bool) {
+	t.Helper()
+	w := newLockWorld(t)
+	l, f := w.node("a")
+	other, err := l.TryAcquire(background, lockKey+"/other", nil)
+	require.NoError(t, err)
+	f.setRule(first(3, func(c storeCall) bool { return c.takes(lockKey) }, fault{fail: true, late: time.Second}))
+	_, err = l.TryAcquire(background, lockKey, []byte("first"))
+	require.ErrorIs(t, err, dcs.ErrAmbiguous)
+	f.setRule(nil)
+	time.Sleep(time.Second)
+	synctest.Wait()
+	require.True(t, w.exists(lockKey), "landed late")
+
+	record := dcs.Op{Key: "/service/test/quorum", Value: []byte("1")}
+	if unknown {
+		f.setRule(first(1, func(c storeCall) bool { return c.takes(lockKey) }, fault{fail: true, lost: true}))
+	}
+	lease, err := l.TryAcquireWith(background, lockKey, []byte("second"), dcs.Txn{Then: []dcs.Op{record}})
+	require.NoError(t, err)
+	kv, err := w.admin.Get(background, lockKey)
+	require.NoError(t, err)
+	require.Equal(t, "second", string(kv.Value))
+	require.Equal(t, lease.Token(), kv.Created)
+	require.True(t, w.exists(record.Key))
+	time.Sleep(time.Minute)
+	require.NoError(t, lease.Check())
+	require.NoError(t, other.Check())
 }
 
 func TestLockerNeverAdoptsByValue(t *testing.T) {
@@ -625,6 +637,86 @@ func TestLockerAmbiguousRelease(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestLockerForeignKeyInOwnSession: what somebody else has bound to our session
+// is neither adopted nor removed.
+func TestLockerForeignKeyInOwnSession(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newLockWorld(t)
+		l, _ := w.node("a")
+		other, err := l.TryAcquire(background, lockKey+"/other", nil)
+		require.NoError(t, err)
+		_, err = dcs.Create(background, w.admin, lockKey, nil, other.Session())
+		require.NoError(t, err)
+		_, err = l.TryAcquire(background, lockKey, nil)
+		require.ErrorIs(t, err, ha.ErrHeld)
+		time.Sleep(time.Minute)
+		require.True(t, w.exists(lockKey))
+	})
+}
+
+// TestLockerDoubtSparesOthers: while a write of ours may land yet, somebody
+// else's lock on the same key is none of our business.
+func TestLockerDoubtSparesOthers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newLockWorld(t)
+		a, f := w.node("a")
+		b, _ := w.node("b")
+		_, err := a.TryAcquire(background, lockKey+"/other", nil)
+		require.NoError(t, err)
+		f.setRule(first(3, func(c storeCall) bool { return c.takes(lockKey) }, fault{fail: true, late: 20 * time.Second}))
+		_, err = a.TryAcquire(background, lockKey, nil)
+		require.ErrorIs(t, err, dcs.ErrAmbiguous)
+		lease, err := b.TryAcquire(background, lockKey, nil)
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		require.NoError(t, lease.Check())
+		require.NoError(t, lease.Release(background))
+		require.False(t, w.exists(lockKey))
+	})
+}
+
+// TestLockerAcquireEndsWithSession: an acquisition that hangs ends when its
+// session does, or when that is lost.
+func TestLockerAcquireEndsWithSession(t *testing.T) {
+	t.Parallel()
+	t.Run("expired", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			w := newLockWorld(t)
+			l, f := w.node("a")
+			lease, err := l.TryAcquire(background, lockKey, nil)
+			require.NoError(t, err)
+			f.setRule(partitioned)
+			time.Sleep(time.Until(lease.Until()) - time.Second)
+			_, err = l.TryAcquire(background, lockKey+"/2", nil)
+			require.ErrorIs(t, err, dcs.ErrAmbiguous)
+			require.Equal(t, lease.Until(), time.Now())
+		})
+	})
+	t.Run("lost", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			w := newLockWorld(t)
+			l, f := w.node("a")
+			lease, err := l.TryAcquire(background, lockKey, nil)
+			require.NoError(t, err)
+			time.Sleep(ha.DefaultRenewEvery - time.Second)
+			f.setRule(func(c storeCall) fault {
+				if c.takes(lockKey + "/2") {
+					return fault{reply: 1500 * time.Millisecond}
+				}
+				return fault{}
+			})
+			time.AfterFunc(time.Second/2, func() { w.cluster.Expire(lease.Session()) })
+			_, err = l.TryAcquire(background, lockKey+"/2", nil)
+			require.ErrorIs(t, err, dcs.ErrSessionLost)
+			require.False(t, w.exists(lockKey+"/2"))
+		})
+	})
 }
 
 // TestLockerUnresolvedReleaseIsRepeated: the renewer frees what a release could
@@ -1015,30 +1107,29 @@ func TestLockerSharesOneSession(t *testing.T) {
 
 func TestLockerSameKeyAtOnce(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newLockWorld(t)
-		l, f := w.node("a")
-		f.setRule(slowReplies(time.Second))
-		var mu sync.Mutex
-		won, held := 0, 0
-		var wg sync.WaitGroup
-		for range 8 {
-			wg.Go(func() {
-				_, err := l.TryAcquire(background, lockKey, nil)
-				mu.Lock()
-				defer mu.Unlock()
-				if err == nil {
-					won++
-				} else {
-					assert.ErrorIs(t, err, ha.ErrHeld)
-					held++
+	for _, what := range []fault{{reply: time.Second}, {fail: true}} {
+		t.Run(fmt.Sprintf("unknown outcomes %v", what.fail), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newLockWorld(t)
+				l, f := w.node("a")
+				f.setRule(first(8, func(c storeCall) bool { return c.takes(lockKey) }, what))
+				errs := make([]error, 2)
+				var wg sync.WaitGroup
+				for i := range errs {
+					wg.Go(func() { _, errs[i] = l.TryAcquire(background, lockKey, nil) })
 				}
+				synctest.Wait()
+				f.setRule(nil)
+				wg.Wait()
+				if errs[0] != nil {
+					errs[0], errs[1] = errs[1], errs[0]
+				}
+				require.NoError(t, errs[0])
+				require.ErrorIs(t, errs[1], ha.ErrHeld)
 			})
-		}
-		wg.Wait()
-		require.Equal(t, 1, won)
-		require.Equal(t, 7, held)
-	})
+		})
+	}
 }
 
 // TestLockerRepeatable runs one eventful history twice and compares what each
