@@ -459,8 +459,7 @@ func (c *Cluster) List(ctx context.Context) (List, error) {
 	cmd.Env, cmd.Dir = agentEnv(), "/"
 	out, err := cmd.Output()
 	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			return List{}, fmt.Errorf("pghad list: %w: %s", err, bytes.TrimSpace(exit.Stderr))
 		}
 		return List{}, fmt.Errorf("pghad list: %w", err)
@@ -485,8 +484,7 @@ func (c *Cluster) WaitFor(ctx context.Context, what string, good func(List) bool
 		case <-look.C:
 		case <-ctx.Done():
 			if err == nil {
-				seen, _ := json.Marshal(list) // plain data
-				err = fmt.Errorf("the last list was %s", seen)
+				err = fmt.Errorf("the last list was %+v", list)
 			}
 			return list, fmt.Errorf("wait for %s: %w: %w", what, context.Cause(ctx), err)
 		}

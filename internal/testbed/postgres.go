@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -255,9 +256,7 @@ func (s *PostgresServer) args() []string {
 		"logging_collector": "off",
 		"shared_buffers":    "16MB",
 	}
-	for name, value := range s.cfg.Parameters {
-		parameters[name] = value
-	}
+	maps.Copy(parameters, s.cfg.Parameters)
 	args := []string{"-D", s.path("data")}
 	for name, value := range parameters {
 		args = append(args, "-c", name+"="+value)

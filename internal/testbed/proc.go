@@ -182,6 +182,16 @@ func processesIn(dir string) []proc {
 	return found
 }
 
+// Running are the command lines of all processes that work in dir or name a path
+// in it, but this one.
+func Running(dir string) []string {
+	var lines []string
+	for _, p := range processesIn(dir) {
+		lines = append(lines, p.commandLine())
+	}
+	return lines
+}
+
 // Sweep kills every process that works in dir, or was started with a path in it,
 // and removes dir. It first gives them until patient ends to end by themselves.
 // It is for what a caller that died has left.

@@ -209,19 +209,17 @@ func readLines(file io.Reader) (past, error) {
 	var torn error
 	for number := 1; ; number++ {
 		data, err := reader.ReadBytes('\n')
-		p.torn = err == io.EOF && len(data) > 0
-		if err == io.EOF && !p.torn {
+		atEnd := errors.Is(err, io.EOF)
+		switch {
+		case err != nil && !atEnd:
+			return past{}, err
+		case len(data) == 0:
 			return p, nil
 		}
-		if err != nil && !p.torn {
-			return past{}, err
-		}
+		p.torn = atEnd // a line that is whole but for its end counts: the next opening ends it
 		var content line
 		if err := json.Unmarshal(data, &content); err != nil {
 			torn = fmt.Errorf("line %d is not a line of a ledger: %w", number, err)
-			if p.torn {
-				return p, nil
-			}
 			continue
 		}
 		if torn != nil && content.Run == "" {
@@ -230,9 +228,6 @@ func readLines(file io.Reader) (past, error) {
 		torn = nil
 		if err := p.take(content, index); err != nil {
 			return past{}, fmt.Errorf("line %d: %w", number, err)
-		}
-		if p.torn {
-			return p, nil // whole but for its end
 		}
 	}
 }

@@ -15,7 +15,7 @@ func sqlSession(t *testing.T, server *testbed.PostgresServer) *pgx.Conn {
 	t.Helper()
 	config, err := pgx.ParseConfig("sslmode=disable")
 	require.NoError(t, err)
-	config.Host, config.Port = server.Host(), uint16(server.Port()) //nolint:gosec // a port
+	config.Host, config.Port = server.Host(), uint16(server.Port())
 	config.User, config.Password, config.Database = server.Superuser, server.Password, "postgres"
 	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	conn, err := pgx.ConnectConfig(t.Context(), config)

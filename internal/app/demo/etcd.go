@@ -108,10 +108,10 @@ func startEtcd(program, dir string) (*etcdChild, error) {
 		return nil, err
 	}
 	folder := filepath.Join(dir, "etcd")
-	if err := os.Mkdir(folder, 0o700); err != nil {
+	if err := os.Mkdir(folder, 0o700); err != nil { //nolint:gosec // a folder of our own directory
 		return nil, fmt.Errorf("start etcd: %w", err)
 	}
-	output, err := os.OpenFile(filepath.Join(folder, "output.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	output, err := os.OpenFile(filepath.Join(folder, "output.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // the same
 	if err != nil {
 		return nil, fmt.Errorf("start etcd: %w", err)
 	}

@@ -82,7 +82,7 @@ func TestEtcdSweepsWhenTheDemoDies(t *testing.T) {
 	dir := testbed.Dir(t)
 	program, err := os.Executable()
 	require.NoError(t, err)
-	demo := exec.Command(program) //nolint:gosec // this test
+	demo := exec.Command(program)
 	demo.Env = append(os.Environ(), "PGHAD_TEST_DIE_IN="+dir)
 	output, err := demo.CombinedOutput()
 	require.NoError(t, err, "%s", output)

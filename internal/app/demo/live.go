@@ -60,7 +60,7 @@ func show(ctx context.Context, o Options) (Result, error) {
 	}
 	keep := o.Keep && !result.OK()
 	if keep {
-		s.say("everything is kept in %s", s.dir)
+		s.sayf("everything is kept in %s", s.dir)
 	}
 	if err = errors.Join(err, s.tearDown(keep)); err != nil {
 		return result, err
@@ -82,7 +82,7 @@ func (l *live) watch(ctx context.Context, o Options) error {
 	keys := make(chan byte)
 	every := plainEvery
 	file, isFile := o.Stdout.(*os.File)
-	if isFile && term.IsTerminal(int(file.Fd())) && term.IsTerminal(int(o.Stdin.Fd())) { //nolint:gosec // a file descriptor
+	if isFile && term.IsTerminal(int(file.Fd())) && term.IsTerminal(int(o.Stdin.Fd())) {
 		restore, err := openTerminal(o.Stdin, file)
 		if err != nil {
 			return err
@@ -92,7 +92,7 @@ func (l *live) watch(ctx context.Context, o Options) error {
 		go readKeys(ctx, o.Stdin, keys) // ends with the process: a terminal cannot be made to give up a read
 	}
 	l.events = &events{most: eventLines}
-	l.say("%s leads", l.leader)
+	l.sayf("%s leads", l.leader)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
@@ -115,7 +115,7 @@ const interrupt = 3
 
 // openTerminal makes keys come one by one and unseen, on a screen of its own.
 func openTerminal(in, out *os.File) (restore func(), err error) {
-	fd := int(in.Fd()) //nolint:gosec // a file descriptor
+	fd := int(in.Fd())
 	before, err := term.MakeRaw(fd)
 	if err != nil {
 		return nil, fmt.Errorf("prepare the terminal: %w", err)
@@ -147,29 +147,29 @@ func (l *live) obey(key byte) {
 	switch key {
 	case 'p':
 		if err = l.cluster.KillPostmaster(l.leader); err == nil {
-			l.say("the postmaster of %s is killed", l.leader)
+			l.sayf("the postmaster of %s is killed", l.leader)
 		}
 	case 'n':
 		if l.killed != "" {
-			l.say("%s is down already; r starts it again", l.killed)
+			l.sayf("%s is down already; r starts it again", l.killed)
 			return
 		}
 		if err = l.cluster.KillNode(l.leader); err == nil {
 			l.killed = l.leader
-			l.say("everything of %s is killed", l.leader)
+			l.sayf("everything of %s is killed", l.leader)
 		}
 	case 'r':
 		if l.killed == "" {
-			l.say("no node is down")
+			l.sayf("no node is down")
 			return
 		}
 		if err = l.cluster.StartNode(l.killed); err == nil {
-			l.say("%s is started again", l.killed)
+			l.sayf("%s is started again", l.killed)
 			l.killed = ""
 		}
 	}
 	if err != nil {
-		l.say("%v", err)
+		l.sayf("%v", err)
 	}
 }
 
@@ -199,12 +199,12 @@ func (l *live) look(ctx context.Context) picture {
 		view.Why = err.Error()
 	}
 	if view.Leader != "" && view.Term > 0 && view.Leader != l.leader {
-		l.say("%s leads, on timeline %d", view.Leader, view.Timeline)
+		l.sayf("%s leads, on timeline %d", view.Leader, view.Timeline)
 		l.leader = view.Leader
 	}
 	gaps := l.writers.Gaps().All()
 	for _, gap := range gaps[l.gaps:] {
-		l.say("writes stood still for %s", milliseconds(gap.Length()))
+		l.sayf("writes stood still for %s", milliseconds(gap.Length()))
 	}
 	l.gaps = len(gaps)
 	now, counts := time.Now(), l.ledger.Counts()

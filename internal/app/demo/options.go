@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Options say what Run does. Zero fields mean the defaults.
@@ -17,6 +18,10 @@ type Options struct {
 	JSON bool
 	// Sabotage plants what the verdict must find (Sabotages). With a script only.
 	Sabotage string
+	// Limit is how long a script may play until it is stuck. Checking and
+	// cleaning up come on top. Default: 50 s, so that all of it takes less than
+	// a minute.
+	Limit time.Duration
 	// Keep leaves the directory in place if the verdict is not ok, and says
 	// where it is.
 	Keep bool
@@ -51,6 +56,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Script == "" && (o.Sabotage != "" || o.JSON) {
 		return o, fmt.Errorf("sabotage and JSON belong to a script; add one of %s", strings.Join(Scripts(), ", "))
+	}
+	if o.Limit <= 0 {
+		o.Limit = scriptTime
 	}
 	if o.Program == "" {
 		program, err := os.Executable()

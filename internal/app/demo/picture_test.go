@@ -105,8 +105,8 @@ func TestResult(t *testing.T) {
 	result := Result{Scenario: "rejoin", Acknowledged: 4000, OutageMS: 2700, Promoted: "b", Rejoined: true, Verdict: workload.VerdictOK}
 	var out bytes.Buffer
 	require.NoError(t, result.write(&out, true))
-	require.Equal(t, `{"scenario":"rejoin","acknowledged":4000,"lost":0,"two_writers":0,"outage_ms":2700,"promoted":"b","rejoined":true,"verdict":"ok"}`+"\n",
-		out.String())
+	require.Equal(t, 1, strings.Count(out.String(), "\n"), "one line")
+	require.JSONEq(t, `{"scenario":"rejoin","acknowledged":4000,"lost":0,"two_writers":0,"outage_ms":2700,"promoted":"b","rejoined":true,"verdict":"ok"}`, out.String())
 	require.True(t, result.OK())
 	out.Reset()
 	result.Verdict = workload.VerdictLost

@@ -13,8 +13,7 @@ import (
 )
 
 const (
-	// scriptTime is how long a script may play. Checking and cleaning up come
-	// on top: all of it stays under a minute.
+	// scriptTime is the default of Options.Limit.
 	scriptTime = 50 * time.Second
 	// checkTime bounds the check at the end.
 	checkTime = 6 * time.Second
@@ -56,7 +55,7 @@ type play struct {
 // itself; what the cluster did wrong is in the result.
 func playScript(ctx context.Context, o Options) (Result, error) {
 	result := Result{Scenario: o.Script, Verdict: workload.VerdictError}
-	timed, cancel := context.WithTimeoutCause(ctx, scriptTime, errStuck)
+	timed, cancel := context.WithTimeoutCause(ctx, o.Limit, errStuck)
 	defer cancel()
 	s, err := setUp(timed, o)
 	if err != nil {
@@ -72,7 +71,7 @@ func playScript(ctx context.Context, o Options) (Result, error) {
 	}
 	keep := o.Keep && !result.OK()
 	if keep {
-		s.say("everything is kept in %s", s.dir)
+		s.sayf("everything is kept in %s", s.dir)
 	}
 	if down := s.tearDown(keep); down != nil {
 		result.Verdict = workload.VerdictError
@@ -88,7 +87,7 @@ func (p *play) perform(ctx context.Context, o Options) error {
 		return err
 	}
 	p.victim = view.Leader
-	p.say("%s leads on timeline %d; the others stream and count", view.Leader, view.Timeline)
+	p.sayf("%s leads on timeline %d; the others stream and count", view.Leader, view.Timeline)
 	if err := p.startClients(ctx); err != nil {
 		return err
 	}
@@ -100,7 +99,7 @@ func (p *play) perform(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	p.say("%s so far", p.ledger.Counts())
+	p.sayf("%s so far", p.ledger.Counts())
 	if err := scripts[o.Script](p, ctx); err != nil {
 		return err
 	}
@@ -115,7 +114,7 @@ func (p *play) perform(ctx context.Context, o Options) error {
 		if err != nil {
 			return err
 		}
-		p.say("sabotage: the acknowledged rows %v are deleted", ids)
+		p.sayf("sabotage: the acknowledged rows %v are deleted", ids)
 	}
 	return nil
 }
@@ -147,7 +146,7 @@ func (p *play) rejoin(ctx context.Context) error {
 	if err := p.cluster.StartNode(p.victim); err != nil {
 		return err
 	}
-	p.say("%s is started again", p.victim)
+	p.sayf("%s is started again", p.victim)
 	return p.awaitRejoined(ctx)
 }
 
@@ -157,7 +156,7 @@ func (p *play) strike(what string, kill func(string) error) error {
 	if err := kill(p.victim); err != nil {
 		return err
 	}
-	p.say("%s of %s is killed", what, p.victim)
+	p.sayf("%s of %s is killed", what, p.victim)
 	return nil
 }
 
@@ -172,7 +171,7 @@ func (p *play) awaitWrites(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.say("writes go on after %d ms", p.writers.Gaps().Longest(p.fault).Length().Milliseconds())
+	p.sayf("writes go on after %d ms", p.writers.Gaps().Longest(p.fault).Length().Milliseconds())
 	return nil
 }
 
@@ -183,7 +182,7 @@ func (p *play) awaitRejoined(ctx context.Context) error {
 		return err
 	}
 	p.rejoined = true
-	p.say("the cluster is whole: %s leads on timeline %d", view.Leader, view.Timeline)
+	p.sayf("the cluster is whole: %s leads on timeline %d", view.Leader, view.Timeline)
 	return nil
 }
 
@@ -207,7 +206,7 @@ func (p *play) plantWriter(ctx context.Context) error {
 		return err
 	}
 	p.pinned.Add(workload.Node{Name: "twin", Host: p.twin.Host(), Port: p.twin.Port()})
-	p.say("sabotage: a twin of %s takes writes", p.victim)
+	p.sayf("sabotage: a twin of %s takes writes", p.victim)
 	return until(ctx, 100*time.Millisecond, "the twin to acknowledge", func(context.Context) error {
 		_, entries, err := workload.ReadLedger(p.ledgerPath())
 		if err != nil {
@@ -225,7 +224,7 @@ func (p *play) plantWriter(ctx context.Context) error {
 func (p *play) judge(ctx context.Context, o Options, stuck error) (Result, error) {
 	result := Result{Scenario: o.Script, Rejoined: p.rejoined, Verdict: workload.VerdictError}
 	if stuck != nil {
-		p.say("stuck: %v", stuck)
+		p.sayf("stuck: %v", stuck)
 		if err := p.stopClients(); err != nil {
 			return result, err
 		}
@@ -257,7 +256,7 @@ func (p *play) judge(ctx context.Context, o Options, stuck error) (Result, error
 		result.Verdict = workload.VerdictStuck
 	}
 	if err != nil {
-		p.say("check: %v", err)
+		p.sayf("check: %v", err)
 		if !errors.Is(err, workload.ErrNoPrimary) {
 			result.Verdict = workload.VerdictError
 			return result, fmt.Errorf("check: %w", err)
@@ -268,27 +267,27 @@ func (p *play) judge(ctx context.Context, o Options, stuck error) (Result, error
 
 // explain says what the check found.
 func (p *play) explain(report workload.Report) {
-	p.say("%d acknowledged, %d unknown, %d failed; the primary is %q; not asked: %v",
+	p.sayf("%d acknowledged, %d unknown, %d failed; the primary is %q; not asked: %v",
 		report.Acknowledged, report.Unknown, report.Failed, report.Primary, report.Absent)
 	const most = 3
 	for i, conflict := range report.Conflicts {
 		if i == most {
-			p.say("... and %d more", len(report.Conflicts)-most)
+			p.sayf("... and %d more", len(report.Conflicts)-most)
 			break
 		}
-		p.say("two writers: %s", conflict)
+		p.sayf("two writers: %s", conflict)
 	}
 	for i, loss := range report.Lost {
 		if i == most {
-			p.say("... and %d more", len(report.Lost)-most)
+			p.sayf("... and %d more", len(report.Lost)-most)
 			break
 		}
-		p.say("lost: id %d is not on %s", loss.ID, loss.Node)
+		p.sayf("lost: id %d is not on %s", loss.ID, loss.Node)
 	}
 	if len(report.Resurrected) > 0 {
-		p.say("rows that had failed for sure are there: %v", report.Resurrected)
+		p.sayf("rows that had failed for sure are there: %v", report.Resurrected)
 	}
 	if len(report.Behind) > 0 {
-		p.say("standbys that do not catch up: %v", report.Behind)
+		p.sayf("standbys that do not catch up: %v", report.Behind)
 	}
 }

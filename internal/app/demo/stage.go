@@ -62,7 +62,7 @@ func setUp(ctx context.Context, o Options) (*stage, error) {
 func (s *stage) build(ctx context.Context, o Options) error {
 	var err error
 	if s.reaper, err = reaper.Start(reaper.Config{}); err != nil {
-		s.say("%v: a killed node may be noticed late", err)
+		s.sayf("%v: a killed node may be noticed late", err)
 	}
 	if s.dir, err = testbed.MakeDir("pghad-demo-"); err != nil {
 		return err
@@ -119,7 +119,7 @@ func (s *stage) view(ctx context.Context) (clusterview.View, error) {
 // awaitCluster waits for the cluster to be made and whole. The role of clients
 // comes first: the servers are asked as that role.
 func (s *stage) awaitCluster(ctx context.Context) (clusterview.View, error) {
-	s.say("three nodes and etcd are started: the first makes a database, the others copy it")
+	s.sayf("three nodes and etcd are started: the first makes a database, the others copy it")
 	ctx, release := s.withAgents(ctx)
 	defer release()
 	if err := s.cluster.CreateClientRole(ctx); err != nil {
@@ -247,8 +247,8 @@ func (s *stage) tearDown(keep bool) error {
 	return nil
 }
 
-// say tells a line of progress.
-func (s *stage) say(format string, args ...any) {
+// sayf tells a line of progress.
+func (s *stage) sayf(format string, args ...any) {
 	line := fmt.Sprintf("%6.2fs  %s", time.Since(s.began).Seconds(), fmt.Sprintf(format, args...))
 	if s.events != nil {
 		s.events.add(line)
@@ -292,8 +292,7 @@ func until(ctx context.Context, every time.Duration, what string, try func(conte
 		if err == nil {
 			return nil
 		}
-		var final fatal
-		if errors.As(err, &final) {
+		if final, ok := errors.AsType[fatal](err); ok {
 			return final.error
 		}
 		select {

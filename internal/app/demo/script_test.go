@@ -1,0 +1,113 @@
+package demo_test
+
+import (
+	"bufio"
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pghad/pghad/internal/app/demo"
+	"github.com/pghad/pghad/internal/testbed"
+	"github.com/pghad/pghad/internal/workload"
+)
+
+// limit is far beyond what a script takes: a busy machine is not a failure.
+const limit = 5 * time.Minute
+
+// buildProgram builds pghad.
+func buildProgram(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(testbed.Dir(t), "pghad")
+	output, err := exec.Command("go", "build", "-o", path, "github.com/pghad/pghad/cmd/pghad").CombinedOutput()
+	require.NoError(t, err, "%s", output)
+	return path
+}
+
+// Each script on real nodes, and each sabotage, which the verdict must find. One
+// after the other: three clusters at a time would only measure the machine.
+func TestScripts(t *testing.T) { //nolint:paralleltest // the reaper is a property of the process
+	testbed.NeedPostgres(t)
+	program := buildProgram(t)
+	tests := []struct {
+		script, sabotage string
+		want             workload.Verdict
+	}{
+		{script: "rejoin", want: workload.VerdictOK},
+		{script: "kill-postmaster", sabotage: demo.SabotageLose, want: workload.VerdictLost},
+		{script: "kill-node", sabotage: demo.SabotageTwoWriters, want: workload.VerdictTwoWriters},
+	}
+	for _, test := range tests {
+		t.Run(test.script+" "+test.sabotage, func(t *testing.T) {
+			temp := testbed.Dir(t)
+			t.Setenv("TMPDIR", temp)
+			var out, progress bytes.Buffer
+			result, err := demo.Run(t.Context(), demo.Options{
+				Script: test.script, Sabotage: test.sabotage, JSON: true, Limit: limit, Program: program, Stdout: &out, Stderr: &progress,
+			})
+			require.NoError(t, err, "%s", &progress)
+			require.Equal(t, test.want, result.Verdict, "%s", &progress)
+			require.Equal(t, 1, strings.Count(out.String(), "\n"), "one line of JSON")
+			require.Positive(t, result.Acknowledged)
+			require.Equal(t, test.want == workload.VerdictOK, result.OK())
+			require.Equal(t, test.script != "kill-node", result.Rejoined)
+			if test.want == workload.VerdictOK {
+				require.Zero(t, result.Lost)
+				require.Zero(t, result.TwoWriters)
+			}
+			nothingIsLeft(t, temp)
+		})
+	}
+}
+
+func nothingIsLeft(t *testing.T, temp string) {
+	t.Helper()
+	require.Empty(t, testbed.Running(temp))
+	left, err := os.ReadDir(temp)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+// However a demo ends, nothing of it is left: when it is asked to end, by its
+// own doing; when it is killed, by its etcd's.
+func TestNothingIsLeft(t *testing.T) {
+	t.Parallel()
+	testbed.NeedPostgres(t)
+	program := buildProgram(t)
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
+		t.Run(sig.String(), func(t *testing.T) {
+			t.Parallel()
+			temp := testbed.Dir(t)
+			cmd := exec.Command(program, "demo", "--script", "rejoin", "--json")
+			cmd.Env = append(os.Environ(), "TMPDIR="+temp)
+			progress, err := cmd.StderrPipe()
+			require.NoError(t, err)
+			require.NoError(t, cmd.Start())
+			lines := bufio.NewReader(progress)
+			for {
+				line, err := lines.ReadString('\n')
+				require.NoError(t, err, "the demo ended before the cluster stood")
+				if strings.Contains(line, "leads on timeline") {
+					break
+				}
+			}
+			require.NotEmpty(t, testbed.Running(temp))
+			require.NoError(t, cmd.Process.Signal(sig))
+			_, err = cmd.Process.Wait()
+			require.NoError(t, err)
+			if sig == syscall.SIGKILL {
+				require.Eventually(t, func() bool {
+					left, err := os.ReadDir(temp)
+					return err == nil && len(left) == 0
+				}, limit, 50*time.Millisecond)
+			}
+			nothingIsLeft(t, temp)
+		})
+	}
+}
