@@ -69,18 +69,16 @@ var exhaustive = flag.Bool("exhaustive", false, "walk small worlds with all faul
 // is wanted.
 func TestEveryStateOfSmallClusters(t *testing.T) {
 	t.Parallel()
-	budgets := []state{{crashes: 1, writes: 255}, {toggles: 1, writes: 255}, {failovers: 1, writes: 255}}
-	if *exhaustive {
-		budgets = []state{{crashes: 1, toggles: 2, failovers: 1, writes: 255}}
-	}
+	all := state{crashes: 1, toggles: 2, failovers: 1, writes: 255}
 	for _, strict := range []bool{false, true} {
 		for n := 1; n <= 2; n++ {
 			t.Run(fmt.Sprintf("standbys %d strict %t", n, strict), func(t *testing.T) {
 				t.Parallel()
+				budgets := []state{{crashes: 1, writes: 255}, {toggles: 1, writes: 255}, {failovers: 1, writes: 255}}
+				if n == 1 || *exhaustive {
+					budgets = []state{all}
+				}
 				for _, budget := range budgets {
-					if n == 1 {
-						budget = state{crashes: 1, toggles: 2, failovers: 1, writes: 255}
-					}
 					u := newUniverse(lives("a.1", "b.1", "c.1")[:n+1]...)
 					u.strict, u.acks = strict, true
 					count, way := u.walk(u.rest(budget), u.ends)
@@ -110,7 +108,7 @@ func TestEveryRecordOfFiveStandbys(t *testing.T) {
 						s := u.start(config(k, u.lives[0], u.lives[1:recorded+1]...))
 						// The first one or two members, and the last candidate.
 						s.gone = uint8(away&1)<<1 | uint8(away>>1)<<2 | uint8(away&1)<<5 //nolint:gosec // small
-						s.up &^= uint8(away>>1) << 2 // b.1 goes on streaming without its lock
+						s.up &^= uint8(away>>1) << 2                                     // b.1 goes on streaming without its lock
 						s.crashes, s.writes = 1, 4
 						count, way := u.walk([]state{s}, nil)
 						requireNone(t, way)

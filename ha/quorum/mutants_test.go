@@ -129,12 +129,29 @@ func believesUnreported(v View) Step {
 // Every wrong order is caught by the walks that find nothing wrong with Next.
 func TestWrongOrdersAreCaught(t *testing.T) {
 	t.Parallel()
-	three := func(budget state) func() (*universe, []state) {
-		return func() (*universe, []state) {
-			u := newUniverse(lives("a.1", "b.1", "c.1", "d.1")...)
-			u.acks = true
-			return u, u.rest(budget)
-		}
+	once := state{toggles: 1, crashes: 1, writes: 255}
+	two := func() (*universe, []state) {
+		u := newUniverse(lives("a.1", "b.1", "c.1")...)
+		u.acks = true
+		return u, u.rest(once)
+	}
+	raised := func() (*universe, []state) { // k is raised to 2, then a member is lost
+		u := newUniverse(lives("a.1", "b.1", "c.1", "d.1")...)
+		u.acks = true
+		s := u.start(config(1, u.lives[0], u.lives[1:]...))
+		s.toggles, s.writes = 1, 255
+		connecting := s
+		connecting.null = bit(1)
+		return u, []state{s, connecting}
+	}
+	pending := func() (*universe, []state) { // a setting was written and never reloaded
+		u := newUniverse(lives("a.1", "b.1", "c.1")...)
+		u.acks = true
+		s := u.start(config(0, u.lives[0], u.lives[1]))
+		s.file = u.settings.id(config(1, u.lives[0], u.lives[1]).Setting())
+		s.gone |= bit(1)
+		s.toggles, s.writes = 2, 255
+		return u, []state{s}
 	}
 	foreign := func() (*universe, []state) {
 		u := newUniverse(lives("a.1", "b.1", "c.1")...)
@@ -146,24 +163,28 @@ func TestWrongOrdersAreCaught(t *testing.T) {
 		return u, []state{s}
 	}
 	lives := func() (*universe, []state) { return newLife(true) }
-	once := state{toggles: 1, crashes: 1, writes: 255}
+	for _, world := range []func() (*universe, []state){two, raised, pending, foreign, lives} {
+		u, starts := world()
+		_, way := u.walk(starts, nil)
+		requireNone(t, way)
+	}
 	for name, m := range map[string]struct {
 		step  mutant
 		world func() (*universe, []state)
 	}{
-		"record before barrier is passed":     {instead(WriteRecord, AwaitBarrier), three(once)},
-		"record without barrier":              {instead(WriteRecord, ReadBarrier), three(once)},
-		"barrier before adoption":             {earlyBarrier, three(once)},
-		"adoption skipped":                    {instead(ReadBarrier, AwaitAdoption), three(once)},
-		"checkpoints skipped":                 {instead(ReadBarrier, Checkpoint), three(once)},
-		"setting before record, adding":       {settingFirst(View.adds), three(once)},
-		"setting before record, lowering":     {settingFirst(View.lowers), three(once)},
-		"record before setting":               {recordFirst, three(once)},
-		"members and k in one step":           {membersAndK, three(once)},
-		"k raised by a setting without marks": {plainRaise, three(once)},
-		"probe like the one before":           {oneDummy, three(once)},
-		"pending setting ignored":             {trustsFile, three(once)},
-		"walsender without position believed": {believesUnreported, three(state{toggles: 2, writes: 255})},
+		"record before barrier is passed":     {instead(WriteRecord, AwaitBarrier), two},
+		"record without barrier":              {instead(WriteRecord, ReadBarrier), two},
+		"barrier before adoption":             {earlyBarrier, two},
+		"adoption skipped":                    {instead(ReadBarrier, AwaitAdoption), two},
+		"checkpoints skipped":                 {instead(ReadBarrier, Checkpoint), two},
+		"setting before record, adding":       {settingFirst(View.adds), two},
+		"setting before record, lowering":     {settingFirst(View.lowers), two},
+		"record before setting":               {recordFirst, two},
+		"members and k in one step":           {membersAndK, two},
+		"k raised by a setting without marks": {plainRaise, two},
+		"probe like the one before":           {oneDummy, raised},
+		"pending setting ignored":             {trustsFile, pending},
+		"walsender without position believed": {believesUnreported, raised},
 		"lives swapped in one write":          {swapLives, lives},
 		"mending without a mark":              {unmarked, foreign},
 	} {

@@ -202,7 +202,9 @@ func (v View) goal() aim {
 	if len(leaving) > 0 {
 		return v.removal(leaving[0].member, leaving[0].why)
 	}
-	if m, surplus := v.surplus(); surplus {
+	if m, surplus := v.surplus(); surplus && now.K > 1 {
+		return v.toK(1, "mode sync wants k = 1")
+	} else if surplus {
 		return v.removal(m, fmt.Sprintf("%s is more than mode %s needs and is removed", m, now.Mode))
 	}
 	if len(admissible) > 0 && (now.Mode != ModeSync || len(now.Members) == 0) {
@@ -226,14 +228,21 @@ func (v View) adjustK() aim {
 	now, want := v.Recorded, v.wantK()
 	switch {
 	case now.K > want:
-		return v.toK(want, fmt.Sprintf("%d members want k = %d", len(now.Members), want))
+		return v.toK(want, fmt.Sprintf("k = %d is wanted for %s", want, inWords(len(now.Members))))
 	case now.K == want:
 		return v.stay("as wanted", v.absent()...)
 	case streaming(v.Sync, now.Members) <= now.K:
 		return v.stay(fmt.Sprintf("k = %d is wanted, as soon as enough members stream", want), v.absent()...)
 	default:
-		return v.toK(now.K+1, fmt.Sprintf("%d members want k = %d", len(now.Members), want))
+		return v.toK(now.K+1, fmt.Sprintf("k = %d is wanted for %s", want, inWords(len(now.Members))))
 	}
+}
+
+func inWords(n int) string {
+	if n == 1 {
+		return "one member"
+	}
+	return fmt.Sprintf("%d members", n)
 }
 
 func (v View) wantK() int {
