@@ -1,0 +1,219 @@
+package pgtest
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/pghad/pghad/pg"
+)
+
+// Outcome is what a client knows of a commit.
+type Outcome string
+
+const (
+	Waiting Outcome = "waiting" // the client has no answer yet
+	Acked   Outcome = "acked"
+	// Cancelled: the client was told success, with a warning that the commit may
+	// not be replicated. It counts as unknown (P1).
+	Cancelled Outcome = "cancelled"
+	Unknown   Outcome = "unknown" // the connection was lost
+)
+
+// Commit is one transaction that a client has asked to commit: a row of the
+// ledger.
+type Commit struct {
+	ID       string
+	Client   string
+	Node     string
+	Timeline pg.Timeline
+	Record   RecordID
+	End      pg.LSN
+	Level    Level
+	Outcome  Outcome
+	Asked    uint64   // step
+	Answered uint64   // step, 0 while it waits
+	Released []string // names of the walsenders whose reply released it
+}
+
+// ErrRefused says that a session was not admitted, or that the server does not
+// take the statement.
+var ErrRefused = errors.New("refused")
+
+// Session is a client's connection to one server. It never moves to another.
+type Session struct {
+	p      *process
+	label  string
+	client string
+	frozen bool
+	level  Level
+
+	rows     []string // inserted, not committed
+	record   *Record  // of the commit under way
+	commit   *Commit
+	released bool // woken: the answer can be given
+	lost     bool
+}
+
+// Connect opens a session of a client. Where packets do not pass, or the
+// postmaster is frozen, a real client would hang; here it is refused.
+func (c *Cluster) Connect(client, node string) (*Session, error) {
+	var session *Session
+	err := c.do(client+" connects to "+node, func() error {
+		s := c.server(node)
+		switch {
+		case s == nil:
+			return fmt.Errorf("connect to %s: there is no such node", node)
+		case !c.reachable(client, node):
+			return fmt.Errorf("connect to %s: %w: it cannot be reached", node, ErrRefused)
+		case s.proc == nil || !s.proc.admits():
+			return fmt.Errorf("connect to %s: %w: it does not admit sessions", node, ErrRefused)
+		case !s.proc.postmaster.read.GateOpen:
+			return fmt.Errorf("connect to %s: %w: its gate is closed", node, ErrRefused)
+		}
+		c.clients++
+		session = &Session{p: s.proc, label: "session " + strconv.Itoa(c.clients), client: client, level: LevelOn}
+		if l := s.proc.postmaster.read.Level; l != "" {
+			session.level = l
+		}
+		s.proc.sessions = append(s.proc.sessions, session)
+		return nil
+	})
+	return session, err
+}
+
+// SetLevel sets synchronous_commit of the session (P5).
+func (s *Session) SetLevel(l Level) {
+	c := s.p.s.c
+	_ = c.do(s.label+" sets synchronous_commit", func() error { s.level = l; return nil })
+}
+
+// Begin starts a transaction; what was inserted and not committed is forgotten.
+func (s *Session) Begin() error {
+	return s.p.s.c.do(s.label+" begins", func() error { s.rows = nil; return s.usable() })
+}
+
+// Insert adds a row with an id that no other commit has.
+func (s *Session) Insert(id string) error {
+	return s.p.s.c.do(s.label+" inserts "+id, func() error {
+		if err := s.usable(); err != nil {
+			return err
+		}
+		if !s.p.writable() {
+			return fmt.Errorf("insert on %s: %w: it is in recovery or stopping", s.p.s.Name, ErrRefused)
+		}
+		s.rows = append(s.rows, id)
+		return nil
+	})
+}
+
+// Commit asks for the commit of what was inserted and returns its row of the
+// ledger, whose outcome comes by events.
+func (s *Session) Commit() (Commit, error) {
+	var row Commit
+	err := s.p.s.c.do(s.label+" commits", func() error {
+		if err := s.usable(); err != nil {
+			return err
+		}
+		if len(s.rows) == 0 || !s.p.writable() {
+			return fmt.Errorf("commit on %s: %w: nothing was inserted", s.p.s.Name, ErrRefused)
+		}
+		c := s.p.s.c
+		s.record, s.released = s.p.insert(KindCommit, s.rows), false
+		s.p.hidden = append(s.p.hidden, s.record)
+		s.commit = &Commit{
+			ID: s.rows[0], Client: s.client, Node: s.p.s.Name, Timeline: s.record.Timeline, Record: s.record.ID, End: s.record.End,
+			Level: s.level, Outcome: Waiting, Asked: c.steps + 1,
+		}
+		s.rows = nil
+		c.ledger = append(c.ledger, s.commit)
+		row = *s.commit
+		return nil
+	})
+	return row, err
+}
+
+func (s *Session) usable() error {
+	switch {
+	case s.lost:
+		return fmt.Errorf("%s on %s: %w: the connection is lost", s.label, s.p.s.Name, ErrRefused)
+	case s.commit != nil:
+		return fmt.Errorf("%s on %s: %w: a commit is under way", s.label, s.p.s.Name, ErrRefused)
+	}
+	return nil
+}
+
+// Lost reports whether the connection is lost.
+func (s *Session) Lost() bool { return look(s.p.s.c, func() bool { return s.lost }) }
+
+// Busy reports whether a commit is under way.
+func (s *Session) Busy() bool { return look(s.p.s.c, func() bool { return s.commit != nil }) }
+
+// Name is the session's in events: its process.
+func (s *Session) Name() string { return s.label }
+
+// Cancel asks the server to cancel what the session waits for. A commit that
+// waits for standbys is then told success, with a warning (P1).
+func (s *Session) Cancel() {
+	_ = s.p.s.c.do(s.label+" is cancelled", func() error {
+		if s.waits() && !s.released {
+			s.finish(Cancelled)
+		}
+		return nil
+	})
+}
+
+// Close ends the session, as its client does, or as pg_terminate_backend does:
+// a commit under way stays what it is on the server (P2).
+func (s *Session) Close() {
+	_ = s.p.s.c.do(s.label+" ends", func() error {
+		if !s.lost {
+			s.lose()
+			s.p.removeSession(s)
+		}
+		return nil
+	})
+}
+
+// waits reports whether the commit is durable here and waits for standbys.
+func (s *Session) waits() bool {
+	return s.commit != nil && s.record.End <= s.p.flushed() && s.p.sync.waitsFor(s)
+}
+
+// waitsFor reports whether a commit of the session waits.
+func (s *syncRep) waitsFor(session *Session) bool {
+	return session.level != LevelLocal && s.defined && session.record.End > s.released(session.level)
+}
+
+func (s *Session) events(a *agenda) {
+	if s.frozen {
+		return
+	}
+	a.may(!s.p.postmaster.alive && !s.released, s.label, "exit", func() {
+		s.lose()
+		s.p.removeSession(s)
+	})
+	done := s.commit != nil && s.record.End <= s.p.flushed() && (s.released || !s.p.sync.waitsFor(s))
+	a.may(done, s.label, "acknowledge", func() { s.finish(Acked) })
+}
+
+// finish gives the answer. From now on others see what was committed.
+func (s *Session) finish(o Outcome) {
+	s.commit.Outcome, s.commit.Answered = o, s.p.s.c.steps+1
+	s.show()
+}
+
+func (s *Session) show() {
+	s.p.hidden = slices.DeleteFunc(slices.Clone(s.p.hidden), func(r *Record) bool { return r == s.record })
+	s.commit, s.record, s.released = nil, nil, false
+}
+
+// lose is the end of the backend: no answer, but what is durable is committed.
+func (s *Session) lose() {
+	s.lost, s.rows = true, nil
+	if s.commit != nil {
+		s.commit.Outcome, s.commit.Answered = Unknown, s.p.s.c.steps+1
+		s.show()
+	}
+}

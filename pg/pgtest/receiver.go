@@ -1,0 +1,247 @@
+package pgtest
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/pghad/pghad/pg"
+)
+
+type receiverState int
+
+const (
+	receiverConnecting receiverState = iota
+	receiverStreaming
+	receiverWaiting // at the end of a timeline, for the startup process
+)
+
+// receiver is a walreceiver.
+type receiver struct {
+	p          *process
+	label      string
+	state      receiverState
+	frozen     bool
+	terminated bool
+	up         pg.Upstream
+	start      pg.LSN
+	timeline   pg.Timeline
+	conn       *conn
+
+	written pg.LSN // not in shared memory, not durable yet
+	flushed pg.LSN
+	alien   bool // it brought bytes that do not continue this server's WAL
+	said    report
+	refusal string // why the last attempt to connect failed
+}
+
+// report is a standby's reply: positions by which commits are released.
+type report struct {
+	valid                 bool
+	write, flush, replied pg.LSN
+}
+
+// chunk is WAL on the wire.
+type chunk struct {
+	records []*Record
+	upto    pg.LSN
+}
+
+// conn is a replication connection. What is on the wire arrives also after its
+// sender has ended.
+type conn struct {
+	from, to string // nodes: of the receiver, of the sender
+	receiver *receiver
+	sender   *sender
+	data     []chunk
+	reports  []report
+	ended    bool // the sender has said that the timeline ends here
+}
+
+func newReceiver(p *process, up pg.Upstream, start pg.LSN, t pg.Timeline) *receiver {
+	// As in PostgreSQL, what has been replayed counts as flushed from the first
+	// reply on, wherever it came from (X7).
+	return &receiver{p: p, label: p.s.name(processReceiver), up: up, start: start, timeline: t, written: p.replayed, flushed: p.replayed}
+}
+
+func (r *receiver) events(a *agenda) {
+	p := r.p
+	if r.frozen {
+		return
+	}
+	a.may(r.terminated || !p.postmaster.alive, r.label, "exit", func() { r.exit() })
+	switch r.state {
+	case receiverConnecting:
+		upstream := p.s.c.at(r.up)
+		answers := upstream != nil && p.s.c.reachable(p.s.Name, upstream.Name) &&
+			(upstream.proc == nil || !upstream.proc.postmaster.frozen)
+		a.may(answers, r.label, "connect", func() { r.connect(upstream) })
+		a.may(!answers, r.label, actionTimeout, r.exit)
+	case receiverStreaming:
+		r.streamingEvents(a)
+	case receiverWaiting:
+		r.lossEvents(a)
+	}
+}
+
+func (r *receiver) streamingEvents(a *agenda) {
+	c, world := r.conn, r.p.s.c
+	a.may(len(c.data) > 0 && world.passes(c.to, c.from), r.label, "receive", r.receive)
+	a.may(r.written > r.flushed, r.label, "flush", r.flush)
+	now := report{valid: true, write: r.written, flush: r.flushed, replied: r.p.replayed}
+	a.may(now != r.said && c.sender != nil, r.label, "reply", func() {
+		r.said = now
+		c.reports = append(c.reports, now)
+	})
+	a.may(c.ended && len(c.data) == 0 && world.passes(c.to, c.from), r.label, "end of timeline", func() {
+		r.flush()
+		r.state = receiverWaiting
+	})
+	r.lossEvents(a)
+}
+
+// lossEvents are how a receiver learns that its sender is gone.
+func (r *receiver) lossEvents(a *agenda) {
+	c, world := r.conn, r.p.s.c
+	closed := c.sender == nil && len(c.data) == 0
+	a.may(closed && world.passes(c.to, c.from), r.label, "closed", r.exit)
+	silent := !world.passes(c.to, c.from) || !closed && c.sender != nil && c.sender.frozen
+	a.may(silent, r.label, actionTimeout, r.exit)
+}
+
+// receive writes what has arrived.
+func (r *receiver) receive() {
+	next := r.conn.data[0]
+	r.conn.data = r.conn.data[1:]
+	if !r.p.s.disk.wal.extend(next.records, next.upto, r.p.replayed) {
+		r.alien = true
+	}
+	r.written = max(r.written, next.upto)
+}
+
+// flush makes it durable, and known to the startup process.
+func (r *receiver) flush() {
+	w := &r.p.s.disk.wal
+	w.durable = max(w.durable, min(w.tail(), r.written))
+	r.flushed = r.written
+	r.p.received = max(r.p.received, r.flushed)
+}
+
+// exit ends the receiver. It flushes what it has written, and tells nobody.
+func (r *receiver) exit() {
+	if r.written > r.flushed {
+		r.flush()
+	}
+	r.leave()
+	r.p.receiver = nil
+}
+
+// leave closes the connection. What is on the wire to the sender arrives.
+func (r *receiver) leave() {
+	if r.conn != nil {
+		r.conn.receiver = nil
+	}
+}
+
+// connect is the handshake. A refusal ends the receiver.
+func (r *receiver) connect(upstream *server) {
+	if err := r.handshake(upstream); err != nil {
+		r.refusal = err.Error()
+		r.p.s.refusal = r.refusal
+		r.exit()
+		return
+	}
+	up := upstream.proc
+	c := &conn{from: r.p.s.Name, to: upstream.Name, receiver: r}
+	c.sender = newSender(up, c, r.up)
+	r.conn = c
+	up.senders = append(up.senders, c.sender)
+	slices.SortStableFunc(up.senders, func(a, b *sender) int { return a.pid - b.pid })
+	r.begin()
+}
+
+// begin starts streaming on the connection that there is.
+func (r *receiver) begin() {
+	r.state, r.conn.ended = receiverStreaming, false
+	r.conn.sender.start(r.start, r.timeline)
+}
+
+// resume goes on after the end of a timeline.
+func (r *receiver) resume(start pg.LSN, t pg.Timeline, replayed pg.LSN) {
+	r.start, r.timeline = start, t
+	r.written, r.flushed = replayed, replayed
+	sender := r.conn.sender
+	if sender == nil {
+		return // lossEvents end it
+	}
+	if err := r.handshake(sender.p.s); err != nil {
+		r.p.s.refusal = err.Error()
+		r.terminated = true
+		return
+	}
+	r.begin()
+}
+
+// handshake is IDENTIFY_SYSTEM, the history files that are missing, and
+// START_REPLICATION, as far as they can refuse.
+func (r *receiver) handshake(upstream *server) error {
+	up, own := upstream.proc, &r.p.s.disk
+	again := r.conn != nil
+	switch {
+	case up == nil || !up.postmaster.alive:
+		return fmt.Errorf("connection to %s refused", upstream.Name)
+	case !again && !up.admits():
+		return fmt.Errorf("%s is starting up or shutting down", upstream.Name)
+	case upstream.disk.systemID != own.systemID:
+		return fmt.Errorf("the system identifiers of %s and %s differ", upstream.Name, r.p.s.Name)
+	case up.current() < r.timeline:
+		return fmt.Errorf("timeline %d of %s is behind recovery timeline %d", up.current(), upstream.Name, r.timeline)
+	}
+	for t := max(2, r.timeline); t <= up.current(); t++ {
+		if own.hasHistory(t) {
+			continue
+		}
+		if !upstream.disk.hasHistory(t) {
+			return fmt.Errorf("%s has no history file of timeline %d", upstream.Name, t)
+		}
+		own.histories[t] = upstream.disk.histories[t]
+	}
+	if !again && r.up.Slot != "" {
+		slot := upstream.disk.slots[r.up.Slot]
+		if slot == nil {
+			return fmt.Errorf("slot %s does not exist on %s", r.up.Slot, upstream.Name)
+		}
+		if slot.used != nil {
+			return fmt.Errorf("slot %s on %s is in use", r.up.Slot, upstream.Name)
+		}
+	}
+	return r.startable(upstream)
+}
+
+// startable is what START_REPLICATION checks: only the start of a segment is
+// compared, so that a server past the fork may pass (C13).
+func (r *receiver) startable(upstream *server) error {
+	up := upstream.proc
+	if r.timeline != up.current() {
+		fork, found := switchOf(upstream.disk.lineageOf(up.current()), r.timeline)
+		if !found || r.start > fork {
+			return fmt.Errorf("starting point %s on timeline %d is not in the history of %s", r.start, r.timeline, upstream.Name)
+		}
+	} else if r.start > up.available() {
+		return fmt.Errorf("starting point %s is ahead of the flush position %s of %s", r.start, up.available(), upstream.Name)
+	}
+	// Of the segment that holds the start nothing is missing.
+	if needed := r.p.replayed; needed < upstream.disk.wal.from {
+		return fmt.Errorf("WAL from %s on has been removed on %s", needed, upstream.Name)
+	}
+	return nil
+}
+
+// switchOf is where l left a timeline.
+func switchOf(l lineage, t pg.Timeline) (pg.LSN, bool) {
+	for _, s := range l.History {
+		if s.Timeline == t {
+			return s.At, true
+		}
+	}
+	return 0, false
+}

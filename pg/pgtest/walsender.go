@@ -1,0 +1,215 @@
+package pgtest
+
+import (
+	"strings"
+
+	"github.com/pghad/pghad/pg"
+)
+
+// senderState is pg_stat_replication.state, and the pause between timelines.
+type senderState int
+
+const (
+	senderStartup senderState = iota
+	senderCatchup
+	senderStreaming
+	senderEnded // it has said that its timeline ends; the receiver will ask for the next
+)
+
+func (s senderState) String() string {
+	return [...]string{"startup", "catchup", "streaming", "startup"}[s]
+}
+
+// sender is a walsender.
+type sender struct {
+	p      *process
+	conn   *conn
+	label  string
+	pid    int
+	name   string // application_name
+	slot   string
+	frozen bool
+	tool   bool // no standby is at the other end: whatever is sent is acknowledged
+
+	reload     bool
+	terminated bool
+	sync       pg.SyncSetting // its own copy of the setting (P8)
+	priority   int            // shared with the other walsenders
+	cascading  bool           // no synchronous standby of a standby
+
+	state    senderState
+	timeline pg.Timeline
+	historic bool   // the timeline has ended, at until
+	until    pg.LSN // valid if historic
+	sent     pg.LSN
+
+	flushKnown          bool
+	write, flush, apply pg.LSN
+}
+
+// newSender is a child of the postmaster, and begins with what that has read.
+func newSender(p *process, c *conn, up pg.Upstream) *sender {
+	w := &sender{p: p, conn: c, pid: p.s.nextPID(), name: up.Name, slot: up.Slot, sync: p.postmaster.read.Sync}
+	w.label = p.s.name("sender " + up.Name)
+	if w.slot != "" {
+		p.s.disk.slots[w.slot].used = w
+	}
+	return w
+}
+
+// start is START_REPLICATION.
+func (w *sender) start(at pg.LSN, t pg.Timeline) {
+	w.state, w.timeline, w.sent = senderCatchup, t, at
+	w.cascading = w.p.phase != phasePrimary
+	w.historic = t != w.p.current()
+	if w.historic {
+		w.until, _ = switchOf(w.p.s.disk.lineageOf(w.p.current()), t)
+	}
+	w.rate()
+}
+
+// rate is SyncRepInitConfig: the priority by its own copy of the setting.
+func (w *sender) rate() {
+	w.priority = 0
+	if w.cascading && !w.p.s.c.without(RuleCascadedNeverCounts) {
+		return
+	}
+	w.priority = priorityOf(w.sync, w.name)
+}
+
+// priorityOf is the place of a name in a setting; 1 for each under ANY.
+func priorityOf(setting pg.SyncSetting, name string) int {
+	if setting.Empty() {
+		return 0
+	}
+	for i, n := range setting.Names {
+		if n != "*" && !strings.EqualFold(n, name) {
+			continue
+		}
+		if setting.Method == pg.SyncFirst {
+			return i + 1
+		}
+		return 1
+	}
+	return 0
+}
+
+func (w *sender) events(a *agenda) {
+	p, world := w.p, w.p.s.c
+	if w.frozen {
+		return
+	}
+	a.may(!p.postmaster.alive, w.label, "exit", w.exit)
+	a.may(w.terminated, w.label, "exit", w.exit)
+	a.may(w.reload, w.label, "reload", func() {
+		w.reload, w.sync = false, p.s.disk.files.Sync
+		w.rate()
+	})
+	w.promotionEvents(a)
+	a.may(len(w.conn.reports) > 0 && world.passes(w.conn.from, w.conn.to), w.label, "reply", w.reply)
+	w.shipEvents(a)
+	finished := p.postmaster.shutting && (p.shutDown() || p.phase != phasePrimary) &&
+		w.sent >= w.limit() && w.flushKnown && w.flush >= w.sent
+	a.may(finished && w.state != senderEnded, w.label, "finish", w.exit)
+	a.may(p.postmaster.shutting && w.state == senderEnded, w.label, "finish", w.exit)
+	closed := w.conn.receiver == nil && len(w.conn.reports) == 0 && !w.tool
+	a.may(closed && world.passes(w.conn.from, w.conn.to), w.label, "closed", w.exit)
+	silent := !world.passes(w.conn.from, w.conn.to) || w.conn.receiver != nil && w.conn.receiver.frozen
+	a.may(silent && !closed || closed && !world.passes(w.conn.from, w.conn.to), w.label, actionTimeout, w.exit)
+}
+
+// limit is up to where this walsender may send.
+func (w *sender) limit() pg.LSN {
+	if w.historic {
+		return w.until
+	}
+	return w.p.available()
+}
+
+func (w *sender) shipEvents(a *agenda) {
+	if w.state != senderCatchup && w.state != senderStreaming {
+		return
+	}
+	limit := w.limit()
+	a.may(w.sent < limit, w.label, "ship", func() { w.ship(limit, false) })
+	partial := w.sent < limit && w.p.s.disk.wal.after(w.sent) < len(w.p.s.disk.wal.records)
+	a.may(partial, w.label, actionShipPart, func() { w.ship(limit, true) })
+	a.may(w.sent >= limit && w.state == senderCatchup, w.label, "caught up", func() { w.state = senderStreaming })
+	a.may(w.sent >= limit && w.historic && w.state == senderStreaming, w.label, "end of timeline", func() {
+		w.conn.ended, w.state = true, senderEnded
+	})
+}
+
+// promotionEvents: a walsender of a standby that was promoted notices that its
+// timeline has ended (X9).
+func (w *sender) promotionEvents(a *agenda) {
+	left := !w.historic && w.p.phase == phasePrimary && w.timeline != w.p.timeline
+	a.may(left && w.state != senderEnded, w.label, "promoted", func() {
+		w.cascading, w.historic = false, true
+		w.until, _ = switchOf(w.p.s.disk.lineageOf(w.p.timeline), w.timeline)
+	})
+}
+
+// ship puts WAL on the wire, one batch of records at most, without the last
+// bytes if part is set.
+func (w *sender) ship(limit pg.LSN, part bool) {
+	held := &w.p.s.disk.wal
+	i := held.after(w.sent)
+	// Everything that was replayed by the receiver already is one batch: it is
+	// sent again from the start of the segment, and read by nobody.
+	j := i
+	for n := 0; j < len(held.records) && held.records[j].End <= limit; j++ {
+		if r := w.conn.receiver; r == nil || held.records[j].End > r.p.replayed {
+			n++
+		}
+		if n > w.p.s.c.cfg.Batch {
+			break
+		}
+	}
+	if w.tool {
+		w.sent = limit
+		w.conn.reports = append(w.conn.reports, report{valid: true, write: limit, flush: limit})
+		return
+	}
+	c := chunk{records: held.records[i:j:j]}
+	switch {
+	case j > i && !part:
+		c.upto = held.records[j-1].End
+	case j > i:
+		last := held.records[j-1]
+		c.records = held.records[i : j-1 : j-1]
+		c.upto = max(w.sent+1, last.Start+(last.End-last.Start)/2)
+	default:
+		c.upto = limit // half a record, or nothing that is a record
+	}
+	w.sent = c.upto
+	w.conn.data = append(w.conn.data, c)
+}
+
+// reply takes a standby's report, and releases the commits that it completes.
+func (w *sender) reply() {
+	next := w.conn.reports[0]
+	w.conn.reports = w.conn.reports[1:]
+	w.flushKnown = true
+	w.write, w.flush, w.apply = next.write, next.flush, next.replied
+	if s := w.p.s.disk.slots[w.slot]; w.slot != "" && s != nil {
+		s.restart = max(s.restart, w.flush)
+	}
+	if !w.cascading {
+		w.p.sync.release(w)
+	}
+}
+
+// exit ends the walsender.
+func (w *sender) exit() {
+	w.leave()
+	w.p.removeSender(w)
+}
+
+// leave closes the connection. What is on the wire to the receiver arrives.
+func (w *sender) leave() {
+	w.conn.sender = nil
+	if s := w.p.s.disk.slots[w.slot]; s != nil && s.used == w {
+		s.used = nil
+	}
+}
