@@ -27,6 +27,7 @@ type live struct {
 	out      io.Writer
 	terminal bool
 	killed   string // the node that r starts again
+	first    string // who led in the beginning
 	leader   string // last seen
 	gaps     int    // told
 	printed  int    // events already printed where there is no terminal
@@ -50,11 +51,8 @@ func show(ctx context.Context, o Options) (Result, error) {
 	}
 	s.events = nil // the screen is no longer ours
 	if err == nil {
-		p := &play{stage: s, victim: l.leader}
-		if err = s.stopClients(); err == nil {
-			// Also after an interrupt: what was promised is checked.
-			result, err = p.judge(context.WithoutCancel(ctx), Options{Script: result.Scenario}, nil)
-		}
+		// Also after an interrupt: what was promised is checked.
+		result, err = l.end(context.WithoutCancel(ctx), result.Scenario)
 	} else if ctx.Err() == nil {
 		s.logs()
 	}
@@ -73,8 +71,21 @@ func (l *live) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.leader = view.Leader
+	l.first, l.leader = view.Leader, view.Leader
 	return l.startClients(ctx)
+}
+
+// end stops the clients and checks what they were promised.
+func (l *live) end(ctx context.Context, scenario string) (Result, error) {
+	p := &play{stage: l.stage, victim: l.first}
+	now, cancel := context.WithTimeout(ctx, time.Second)
+	_, err := l.awaitWhole(now)
+	cancel()
+	p.rejoined = err == nil
+	if err := l.stopClients(); err != nil {
+		return Result{Scenario: scenario, Verdict: workload.VerdictError}, err
+	}
+	return p.judge(ctx, Options{Script: scenario}, nil)
 }
 
 // watch shows the picture and obeys keys.
