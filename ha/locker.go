@@ -254,7 +254,7 @@ func (l *Locker) Hold(ctx context.Context, key string, value []byte, work func(c
 	defer context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })()
 	defer context.AfterFunc(l.closing, func() { cancel(ErrClosed) })()
 
-	var workErr error
+	workErr := ErrClosed // if it is too late to begin
 	done := l.begin(lease, func() { workErr = work(workCtx, lease) })
 	if !l.awaitWork(lease, done) {
 		l.log.Error("work outlived its lease", "key", key, "token", uint64(lease.token), "until", lease.Until(), "margin", l.timing.Margin)
@@ -264,11 +264,14 @@ func (l *Locker) Hold(ctx context.Context, key string, value []byte, work func(c
 	return errors.Join(workErr, l.letGo(ctx, lease, workErr))
 }
 
-// begin runs work on a goroutine of its own. While it runs the lease is not
-// released.
+// begin runs work on a goroutine of its own, unless the Locker's goroutines have
+// been waited for already. While work runs the lease is not released.
 func (l *Locker) begin(lease *Lease, work func()) <-chan struct{} {
 	done := make(chan struct{})
-	l.workers.hire()
+	if !l.workers.join() {
+		close(done)
+		return done
+	}
 	l.mu.Lock()
 	lease.working = true
 	l.unlock()
@@ -457,14 +460,6 @@ func (c *crew) join() bool {
 	}
 	c.size++
 	return true
-}
-
-// hire counts one more in any case: the caller is known to be waited for before
-// the crew is dismissed.
-func (c *crew) hire() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.size++
 }
 
 func (c *crew) leave() {

@@ -66,11 +66,11 @@ func ExampleLocker() {
 // before the work has returned.
 func ExampleLocker_Hold() {
 	cluster := memory.New(memory.Config{})
-	defer cluster.Close()
 	l, err := ha.NewLocker(ha.LockerConfig{Store: cluster.Client("a")})
 	if err != nil {
 		log.Fatal(err)
 	}
+	defer cluster.Close()
 	defer l.Close(context.Background()) //nolint:errcheck // an example
 
 	ctx, cancel := context.WithCancel(context.Background())

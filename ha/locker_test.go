@@ -1082,6 +1082,36 @@ func TestLockerClose(t *testing.T) {
 	})
 }
 
+// TestLockerCloseInTime: a Close whose time is up does not wait, and an
+// acquisition that comes through afterwards begins no work.
+func TestLockerCloseInTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newLockWorld(t)
+		l, f := w.node("a")
+		f.setRule(func(c storeCall) fault {
+			if c.takes(lockKey) {
+				return fault{reply: time.Second}
+			}
+			return fault{}
+		})
+		returned := make(chan error, 1)
+		go func() {
+			returned <- l.Hold(background, lockKey, nil, func(context.Context, *ha.Lease) error {
+				t.Error("work began after Close")
+				return nil
+			})
+		}()
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(background)
+		cancel()
+		require.ErrorIs(t, l.Close(ctx), context.Canceled)
+		require.Error(t, <-returned)
+		time.Sleep(20 * time.Second)
+		require.False(t, w.exists(lockKey))
+	})
+}
+
 func TestLockerSharesOneSession(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
