@@ -285,7 +285,20 @@ func toEtcd(txn dcs.Txn) (*pb.TxnRequest, error) {
 			RequestPut: &pb.PutRequest{Key: []byte(op.Key), Value: op.Value, Lease: lease},
 		}})
 	}
+	if len(txn.Then) == 0 {
+		// A transaction that neither reads nor writes counts as serializable for
+		// etcd (IsTxnSerializable of its server): a member that lags could compare
+		// stale data. A read that is linearizable makes the comparison so too.
+		request.Success = []*pb.RequestOp{linearizableRead(txn.If[0].Key)}
+		request.Failure = request.Success
+	}
 	return request, nil
+}
+
+func linearizableRead(key string) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{
+		RequestRange: &pb.RangeRequest{Key: []byte(key), CountOnly: true},
+	}}
 }
 
 func compare(g dcs.Guard) ([]*pb.Compare, error) {
