@@ -52,7 +52,9 @@ type host struct {
 	disk   ha.LocalState
 	agent  *agent
 	lives  int
-	down   bool // the machine is off
+	down   bool    // the machine is off
+	halted bool    // all its processes are stopped
+	parked []*item // what its server would do
 	marks  map[string]int
 	// sessions are all that agents of this host were granted.
 	sessions []dcs.SessionID
@@ -64,6 +66,7 @@ type agent struct {
 	world  *World
 	life   int
 	name   string // of its connection to the store
+	clock  *nodeClock
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	dead   bool // guarded by world.mu
@@ -207,6 +210,7 @@ func (h *host) start() {
 func (a *agent) env() Env {
 	h, w := a.host, a.world
 	clk := &nodeClock{world: w, host: h, agent: a, base: w.base}
+	a.clock = clk
 	env := Env{
 		Name: h.name, Address: h.name, Port: 5432, Life: a.life - 1,
 		Store: &store{agent: a, client: w.dcs.Client(a.name)},

@@ -71,8 +71,11 @@ type item struct {
 	id    digest
 	agent *agent // not nil: not while it is paused, not when it is dead
 	timer *timer // not nil: only by its own clock, and not when it was stopped
-	label func() string
-	run   func()
+	// server is not nil for what a server's process does: not while its machine
+	// is halted, and not if it is no longer possible.
+	server *pending
+	label  func() string
+	run    func()
 }
 
 // queue is a heap of items by due time, then by order of scheduling.
@@ -193,6 +196,15 @@ func (w *World) release(it *item) bool {
 			return false
 		case a.paused:
 			a.held = append(a.held, it)
+			return false
+		}
+	}
+	if p := it.server; p != nil {
+		if p.gone {
+			return false
+		}
+		if h := w.host(p.event.Node); h.halted {
+			h.parked = append(h.parked, it)
 			return false
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/dcs/memory"
 	"github.com/pghad/pghad/ha"
+	"github.com/pghad/pghad/pg/pgtest"
 )
 
 // Config describes a world. Hosts and Agent are required.
@@ -200,7 +201,7 @@ func (w *World) wakeAwaits() {
 	for _, a := range w.awaits {
 		switch {
 		case a.task.over:
-		case !a.cond():
+		case a.task.agent.paused || !a.cond():
 			kept = append(kept, a)
 		default:
 			delay := w.durations.of("notice", a.id).spread(10*time.Microsecond, time.Millisecond)
@@ -211,10 +212,15 @@ func (w *World) wakeAwaits() {
 	w.awaits = kept
 }
 
-// await is the Await of a model's runner.
-func (a *agent) await(ctx context.Context, what string, cond func() bool) error {
+// await is the Await of a model's runner. A limit that is not zero ends it with
+// pgtest.ErrImpatient.
+func (a *agent) await(ctx context.Context, what string, cond func() bool, limit time.Duration) error {
+	w := a.world
 	_, err := a.exchange(ctx, "await", what, func(t *task, id digest) {
-		a.world.awaits = append(a.world.awaits, &await{task: t, id: id, what: what, cond: cond})
+		w.awaits = append(w.awaits, &await{task: t, id: id, what: what, cond: cond})
+		if limit > 0 {
+			t.finish(w.now()+limit, id.str("limit"), nil, func() error { return pgtest.ErrImpatient })
+		}
 	})
 	return err
 }

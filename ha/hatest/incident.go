@@ -1,0 +1,368 @@
+package hatest
+
+import (
+	"container/heap"
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/pghad/pghad/dcs"
+)
+
+// strike begins an incident, and schedules its end.
+func (s *simulation) strike(i Incident) {
+	w := s.world
+	if s.healed {
+		return
+	}
+	undo := s.begin(i)
+	w.settle()
+	if undo == nil {
+		return
+	}
+	s.strikes++
+	w.printf("--- %s", i)
+	s.open[s.strikes] = undo
+	n := s.strikes
+	if i.For > 0 {
+		id := newDigest().str("undo").num(n)
+		w.after(i.For, id, func() string { return "--- end of " + i.String() }, func() { s.undo(n) })
+	}
+}
+
+// undo takes an incident back, once.
+func (s *simulation) undo(n uint64) {
+	if undo := s.open[n]; undo != nil {
+		delete(s.open, n)
+		undo()
+		s.servers.changed.Store(true)
+	}
+}
+
+// heal takes everything back that is still going on.
+func (s *simulation) heal() {
+	s.healed = true
+	for n := uint64(1); n <= s.strikes; n++ {
+		s.undo(n)
+	}
+	s.world.settle()
+}
+
+// begin does it. It returns how to take it back, or nil if it could not be done.
+func (s *simulation) begin(i Incident) (undo func()) {
+	w := s.world
+	var h *host
+	if verbs[i.Verb] > 0 {
+		if h = w.host(s.resolve(i.Args[0])); h == nil {
+			return nil
+		}
+	}
+	s.servers.changed.Store(true)
+	switch i.Verb {
+	case "crash":
+		return s.crash(h)
+	case "kill-agent":
+		if !h.alive() {
+			return nil
+		}
+		h.agent.kill()
+		return h.start
+	case "kill-server":
+		if s.servers.cluster.KillPostmaster(h.name) != nil {
+			return nil
+		}
+		return func() {}
+	case "freeze":
+		process := i.Args[1]
+		if s.servers.cluster.Freeze(h.name, process) != nil {
+			return nil
+		}
+		return func() { _ = s.servers.cluster.Thaw(h.name, process) }
+	case "pause-agent":
+		return s.pauseAgent(h)
+	case "pause-host":
+		return s.pauseHost(h, false)
+	case "suspend":
+		return s.pauseHost(h, true)
+	case "isolate":
+		return s.isolate(h)
+	case "cut":
+		return s.cut(h.name, s.resolve(i.Args[1]), false)
+	case "part":
+		return s.cut(h.name, s.resolve(i.Args[1]), true)
+	case "dcs-cut":
+		return s.cut(h.name, storeHost, true)
+	default:
+		return s.beginOther(i, h)
+	}
+}
+
+func (s *simulation) beginOther(i Incident, h *host) (undo func()) {
+	w := s.world
+	switch i.Verb {
+	case "dcs-down":
+		return s.storeDown()
+	case "dcs-stall":
+		w.storeStalledUntil = max(w.storeStalledUntil, w.now()+i.For)
+		return func() {}
+	case "expire":
+		return s.expire(h)
+	case "wall":
+		by, err := time.ParseDuration(i.Args[1])
+		if err != nil {
+			return nil
+		}
+		h.changeTime(func(t *hostTime) { t.wall += by })
+		return func() {}
+	case "rate":
+		rate, err := strconv.ParseFloat(i.Args[1], 64)
+		if err != nil || rate < 0.1 || rate > 10 {
+			return nil
+		}
+		before := h.time.rate
+		h.changeTime(func(t *hostTime) { t.rate = rate })
+		return func() { h.changeTime(func(t *hostTime) { t.rate = before }) }
+	case "cancel":
+		s.cancelOn(h.name)
+		return func() {}
+	}
+	return nil
+}
+
+// resolve finds out whom a word of a plan means now: "leader" is the holder of
+// the leader lock, or the last one; "replica1" the first of the others.
+func (s *simulation) resolve(word string) string {
+	if word == "leader" {
+		return s.leader()
+	}
+	number, isReplica := "", false
+	if len(word) > len("replica") && word[:len("replica")] == "replica" {
+		number, isReplica = word[len("replica"):], true
+	}
+	if !isReplica {
+		return word
+	}
+	n, _ := strconv.Atoi(number)
+	for _, h := range s.world.machines() {
+		if h.name == s.leader() {
+			continue
+		}
+		if n--; n == 0 {
+			return h.name
+		}
+	}
+	return ""
+}
+
+func (s *simulation) leader() string {
+	if s.records.Leader.Held() {
+		return s.records.Leader.Holder
+	}
+	if name := s.records.Quorum.Value.Primary.Node; name != "" {
+		return name
+	}
+	return "a"
+}
+
+// crash is the end of the machine: what was not flushed is lost.
+func (s *simulation) crash(h *host) func() {
+	if h.down {
+		return nil
+	}
+	if h.agent != nil {
+		h.agent.kill()
+	}
+	h.down = true
+	_ = s.servers.cluster.CrashNode(h.name) // it exists
+	return func() {
+		h.down = false
+		h.start()
+	}
+}
+
+func (s *simulation) pauseAgent(h *host) func() {
+	if !h.alive() || h.agent.paused {
+		return nil
+	}
+	a := h.agent
+	a.pause()
+	return a.resume
+}
+
+// pauseHost stops all processes of a machine; a machine that is suspended also
+// does not count the time.
+func (s *simulation) pauseHost(h *host, suspend bool) func() {
+	if h.halted || h.down {
+		return nil
+	}
+	h.halted = true
+	resume := s.pauseAgent(h)
+	if suspend {
+		h.changeTime(func(t *hostTime) { t.suspended = true })
+	}
+	return func() {
+		h.halted = false
+		if suspend {
+			h.changeTime(func(t *hostTime) { t.suspended = false })
+		}
+		s.world.requeue(h.parked)
+		h.parked = nil
+		if resume != nil {
+			resume()
+		}
+	}
+}
+
+// changeTime changes how the host's clocks run, from now on.
+func (h *host) changeTime(change func(*hostTime)) {
+	w := h.world
+	w.mu.Lock()
+	h.time.rebase(w.now())
+	change(&h.time)
+	w.mu.Unlock()
+	for _, it := range w.queue {
+		if !h.time.suspended && it.timer != nil && it.timer.host == h {
+			it.due = max(h.time.when(it.timer.deadline), w.now())
+		}
+	}
+	heap.Init(&w.queue)
+	if !h.time.suspended {
+		w.requeue(h.frozen)
+		h.frozen = nil
+	}
+}
+
+// requeue makes items due now that have waited for a machine.
+func (w *World) requeue(items []*item) {
+	for _, it := range items {
+		it.due = max(it.due, w.now())
+		w.schedule(it)
+	}
+}
+
+// cut cuts the link between two machines, one way or both.
+func (s *simulation) cut(from, to string, both bool) func() {
+	w := s.world
+	if from == to || w.host(to) == nil {
+		return nil
+	}
+	w.Cut(from, to)
+	if both {
+		w.Cut(to, from)
+	}
+	return func() {
+		w.Heal(from, to)
+		if both {
+			w.Heal(to, from)
+		}
+	}
+}
+
+// isolate cuts a machine off from everybody, clients included.
+func (s *simulation) isolate(h *host) func() {
+	var undo []func()
+	for _, other := range s.world.hosts {
+		if other != h {
+			undo = append(undo, s.cut(h.name, other.name, true))
+		}
+	}
+	w := s.world
+	for _, c := range s.clients {
+		w.Cut(c.name, h.name)
+		w.Cut(h.name, c.name)
+	}
+	return func() {
+		for _, f := range undo {
+			f()
+		}
+		for _, c := range s.clients {
+			w.Heal(c.name, h.name)
+			w.Heal(h.name, c.name)
+		}
+	}
+}
+
+// storeDown is the loss of the store's majority: nobody is answered, and no
+// session expires meanwhile.
+func (s *simulation) storeDown() func() {
+	w := s.world
+	h := w.host(storeHost)
+	w.storeDown++
+	h.changeTime(func(t *hostTime) { t.suspended = true })
+	return func() {
+		if w.storeDown--; w.storeDown == 0 {
+			h.changeTime(func(t *hostTime) { t.suspended = false })
+		}
+	}
+}
+
+// expire ends the sessions of a host early.
+func (s *simulation) expire(h *host) func() {
+	done := false
+	for _, id := range h.sessions {
+		done = s.world.dcs.Expire(id) || done
+	}
+	h.sessions = []dcs.SessionID{}
+	if !done {
+		return nil
+	}
+	return func() {}
+}
+
+// hook strikes what waits for a crash point.
+func (s *simulation) hook(a *agent, point string, n int) {
+	for k := range s.waiting {
+		i := &s.waiting[k]
+		if i.Verb == "" || i.Point != point || (i.Host != "any" && i.Host != a.host.name) {
+			continue
+		}
+		if i.Host == "any" {
+			i.Nth--
+		} else if n < i.Nth {
+			continue
+		} else {
+			i.Nth = math.MinInt
+		}
+		if i.Nth > 0 {
+			continue
+		}
+		strike := *i
+		strike.Host, i.Verb = a.host.name, ""
+		strike.Point = point
+		for j, arg := range strike.Args {
+			if arg == "self" {
+				strike.Args = append([]string(nil), strike.Args...)
+				strike.Args[j] = a.host.name
+			}
+		}
+		if strike.Verb == "kill-agent" && strike.Args[0] == a.host.name {
+			a.kill() // exactly here
+			s.restart(a.host, strike)
+			continue
+		}
+		s.world.arrive(&arrival{
+			identity: identity{host: a.host.name, life: a.life, kind: "incident", key: strike.Verb},
+			enter: func(id digest) {
+				s.world.after(0, id, func() string { return fmt.Sprintf("--- %s", strike) }, func() { s.strike(strike) })
+			},
+		}, 1)
+	}
+}
+
+// restart schedules the next life of an agent that was killed at a crash point.
+func (s *simulation) restart(h *host, i Incident) {
+	w := s.world
+	w.arrive(&arrival{
+		identity: identity{host: h.name, kind: "incident", key: "restart"},
+		enter: func(id digest) {
+			w.printf("--- %s (here)", i)
+			s.strikes++
+			n := s.strikes
+			s.open[n] = h.start
+			if i.For > 0 {
+				w.after(i.For, id, func() string { return "--- end of " + i.String() }, func() { s.undo(n) })
+			}
+		},
+	}, 1)
+}

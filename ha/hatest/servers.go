@@ -1,0 +1,157 @@
+package hatest
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/pghad/pghad/ha"
+	"github.com/pghad/pghad/pg/pgtest"
+)
+
+// servers lets the model of PostgreSQL live in a world: what its processes may
+// do next happens when its time has come.
+type servers struct {
+	world   *World
+	cluster *pgtest.Cluster
+	due     map[pgtest.Event]*pending
+	round   uint64
+	changed atomic.Bool          // something has happened to the model since the last look
+	fired   []func(pgtest.Event) // are told of every event, after it
+	retry   time.Duration        // wal_retrieve_retry_interval
+	timeout time.Duration        // of connections
+	lazy    float64              // share of events that take a process long
+}
+
+// pending is an event that waits for its time.
+type pending struct {
+	event pgtest.Event
+	round uint64 // of the last look that found it enabled
+	gone  bool
+}
+
+// newServers puts a PostgreSQL server on each host.
+func newServers(w *World, cfg pgtest.Config, retry time.Duration) (*servers, error) {
+	s := &servers{world: w, due: map[pgtest.Event]*pending{}, retry: retry, timeout: 60 * time.Second, lazy: 0.005}
+	for _, h := range w.machines() {
+		cfg.Nodes = append(cfg.Nodes, pgtest.Node{Name: h.name})
+	}
+	cfg.Reachable = w.Reachable
+	cfg.Now = func() time.Time { return epoch.Add(w.now()) }
+	cfg.OnStep = func(uint64, string) { s.changed.Store(true) }
+	cluster, err := pgtest.New(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("servers: %w", err)
+	}
+	s.cluster = cluster
+	s.changed.Store(true)
+	w.background = append(w.background, s.refresh)
+	w.postgres = s.controller
+	return s, nil
+}
+
+// controller makes the controller of one agent.
+func (s *servers) controller(a *agent) ha.PostgresController {
+	controller, err := s.cluster.Controller(a.host.name, &runner{agent: a})
+	if err != nil {
+		panic(err) // every host has a server
+	}
+	return controller
+}
+
+// refresh schedules what has become possible and drops what no longer is.
+func (s *servers) refresh() {
+	if !s.changed.Swap(false) {
+		return
+	}
+	s.round++
+	for _, e := range s.cluster.Enabled() {
+		if p := s.due[e]; p != nil {
+			p.round = s.round
+			continue
+		}
+		p := &pending{event: e, round: s.round}
+		s.due[e] = p
+		s.plan(p)
+	}
+	for e, p := range s.due { // in no order: only forgets
+		if p.round != s.round {
+			p.gone = true
+			delete(s.due, e)
+		}
+	}
+}
+
+// plan gives an event its time.
+func (s *servers) plan(p *pending) {
+	w, e := s.world, p.event
+	id := w.count(newDigest().str(e.Node).str(e.Process).str(e.Action))
+	w.schedule(&item{
+		due: w.now() + s.delay(e, id), id: id, label: func() string { return e.String() },
+		server: p, run: func() { s.fire(p) },
+	})
+}
+
+func (s *servers) fire(p *pending) {
+	delete(s.due, p.event)
+	s.changed.Store(true)
+	if s.cluster.Fire(p.event) {
+		for _, f := range s.fired {
+			f(p.event)
+		}
+	}
+}
+
+// delay is how long a process takes to do what it may do.
+func (s *servers) delay(e pgtest.Event, id digest) time.Duration {
+	w := s.world
+	roll := w.durations.of("event", id)
+	switch {
+	case e.Rare():
+		if roll.chance(0.9) {
+			return never // it does the ordinary thing instead
+		}
+	case e.Action == "wake":
+		return s.retry
+	case e.Action == "timeout":
+		return s.timeout
+	case e.Timer():
+		return roll.spread(5*time.Second, 5*time.Minute)
+	}
+	if w.durations.of("lazy", id).chance(s.lazy) {
+		return roll.spread(10*time.Millisecond, 3*time.Second)
+	}
+	return time.Duration(float64(roll.spread(20*time.Microsecond, 2*time.Millisecond)) * w.cfg.SlowDown)
+}
+
+// runner brings what a controller does to the bus.
+type runner struct{ agent *agent }
+
+var (
+	_ pgtest.Runner = (*runner)(nil)
+	_ pgtest.Clock  = (*runner)(nil)
+)
+
+// Now is the time of the agent's host.
+func (r *runner) Now() time.Time { return r.agent.clock.Now() }
+
+// Effect takes its time.
+func (r *runner) Effect(ctx context.Context, name string) error { return r.agent.effect(ctx, name) }
+
+// patience is how long a controller tries the gentle way of something.
+const patience = 2 * time.Second
+
+// Await waits for the condition. A wait for which there is a harder way ends
+// with pgtest.ErrImpatient.
+func (r *runner) Await(ctx context.Context, what string, done func() bool) error {
+	limit := time.Duration(0)
+	switch {
+	case strings.HasPrefix(what, "the fence"), what == "the end of the old processes":
+		limit = patience
+	case what == "the promotion":
+		limit = 10 * patience
+	}
+	return r.agent.await(ctx, what, done, limit)
+}
