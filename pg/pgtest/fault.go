@@ -207,3 +207,28 @@ func (c *Cluster) AddReceiver(from, node, name string) (end func(), err error) {
 		})
 	}, nil
 }
+
+// WriteHistory writes a timeline history file into a node's pg_wal, as a tool
+// or an interrupted take-over leaves one behind (X13, X14).
+func (c *Cluster) WriteHistory(node string, t pg.Timeline, h pg.History) error {
+	return c.do(fmt.Sprintf("history file of timeline %d on %s", t, node), func() error {
+		s := c.server(node)
+		if s == nil || !s.disk.present {
+			return fmt.Errorf("%s: %w", node, pg.ErrNoData)
+		}
+		s.disk.histories[t] = h
+		return nil
+	})
+}
+
+// RemoveHistory removes one.
+func (c *Cluster) RemoveHistory(node string, t pg.Timeline) error {
+	return c.do(fmt.Sprintf("no history file of timeline %d on %s", t, node), func() error {
+		s := c.server(node)
+		if s == nil || !s.disk.present {
+			return fmt.Errorf("%s: %w", node, pg.ErrNoData)
+		}
+		delete(s.disk.histories, t)
+		return nil
+	})
+}

@@ -95,6 +95,13 @@ func (r *receiver) streamingEvents(a *agenda) {
 	a.may(c.ended && len(c.data) == 0 && world.passes(c.to, c.from), r.label, "end of timeline", func() {
 		r.flush()
 		r.state = receiverWaiting
+		if c.sender != nil {
+			// Without them the startup process would not know where to go on.
+			if err := r.fetchHistories(c.sender.p.s); err != nil {
+				r.p.s.refusal = err.Error()
+				r.terminated = true
+			}
+		}
 	})
 	r.lossEvents(a)
 }
@@ -184,26 +191,20 @@ func (r *receiver) resume(start pg.LSN, t pg.Timeline, replayed pg.LSN) {
 // handshake is IDENTIFY_SYSTEM, the history files that are missing, and
 // START_REPLICATION, as far as they can refuse.
 func (r *receiver) handshake(upstream *server) error {
-	up, own := upstream.proc, &r.p.s.disk
+	up := upstream.proc
 	again := r.conn != nil
 	switch {
 	case up == nil || !up.postmaster.alive:
 		return fmt.Errorf("connection to %s refused", upstream.Name)
 	case !again && !up.admits():
 		return fmt.Errorf("%s is starting up or shutting down", upstream.Name)
-	case upstream.disk.systemID != own.systemID:
+	case upstream.disk.systemID != r.p.s.disk.systemID:
 		return fmt.Errorf("the system identifiers of %s and %s differ", upstream.Name, r.p.s.Name)
 	case up.current() < r.timeline:
 		return fmt.Errorf("timeline %d of %s is behind recovery timeline %d", up.current(), upstream.Name, r.timeline)
 	}
-	for t := max(2, r.timeline); t <= up.current(); t++ {
-		if own.hasHistory(t) {
-			continue
-		}
-		if !upstream.disk.hasHistory(t) {
-			return fmt.Errorf("%s has no history file of timeline %d", upstream.Name, t)
-		}
-		own.histories[t] = upstream.disk.histories[t]
+	if err := r.fetchHistories(upstream); err != nil {
+		return err
 	}
 	if !again && r.up.Slot != "" {
 		slot := upstream.disk.slots[r.up.Slot]
@@ -215,6 +216,22 @@ func (r *receiver) handshake(upstream *server) error {
 		}
 	}
 	return r.startable(upstream)
+}
+
+// fetchHistories copies the history files of all timelines from the receiver's
+// to the upstream's. One that is missing there is an error (X5).
+func (r *receiver) fetchHistories(upstream *server) error {
+	own, newest := &r.p.s.disk, upstream.proc.current()
+	for t := max(2, r.timeline); t <= newest; t++ {
+		if own.hasHistory(t) {
+			continue
+		}
+		if !upstream.disk.hasHistory(t) {
+			return fmt.Errorf("%s has no history file of timeline %d", upstream.Name, t)
+		}
+		own.histories[t] = upstream.disk.histories[t]
+	}
+	return nil
 }
 
 // startable is what START_REPLICATION checks: only the start of a segment is

@@ -66,6 +66,9 @@ func (u *startup) events(a *agenda, p *process) {
 	if p.phase == phaseStarting && u.consistent(p) {
 		a.may(true, processStartup, "consistent", func() { p.phase = phaseStandby })
 	}
+	if p.s.c.without(RuleReceiverOutlivesReload) {
+		a.may(u.changed && u.state == startupStreaming, processStartup, "restart receiver", func() { u.restartReceiver(p) })
+	}
 	if u.paused && !u.promote {
 		return // X1: it does not look for WAL, nor at its receiver
 	}
@@ -191,9 +194,6 @@ func (u *startup) streamingEvents(a *agenda, p *process) {
 	// A lost receiver is noticed before what it has left is read (fence: two sleeps).
 	a.may(!streams, processStartup, "receiver gone", func() { u.sleep(p) })
 	idle := streams && !more
-	if p.s.c.without(RuleReceiverOutlivesReload) {
-		idle = streams
-	}
 	a.may(idle && u.changed, processStartup, "restart receiver", func() { u.restartReceiver(p) })
 	a.may(idle && !u.changed && u.promote, processStartup, "promote", func() { u.stopReceiver(p, startupReading) })
 	garbage := idle && p.receiver.alien && p.received > p.s.disk.wal.tail()
@@ -211,6 +211,9 @@ func (u *startup) stopReceiver(p *process, next startupState) {
 		p.receiver.terminated = true
 	}
 	u.state, u.next = startupStopping, next
+	if p.s.c.without(RuleReceiverOutlivesReload) && u.paused && p.receiver != nil {
+		p.receiver.exit()
+	}
 }
 
 // stopped goes on after the receiver's end.

@@ -121,11 +121,14 @@ func (c *Cluster) Visible(node string, commit Commit) bool {
 }
 
 // Ledger are all commits that clients have ever asked for, in that order.
-func (c *Cluster) Ledger() []Commit {
+func (c *Cluster) Ledger() []Commit { return c.LedgerFrom(0) }
+
+// LedgerFrom is Ledger without the first rows.
+func (c *Cluster) LedgerFrom(row int) []Commit {
 	return look(c, func() []Commit {
-		rows := make([]Commit, len(c.ledger))
-		for i, commit := range c.ledger {
-			rows[i] = *commit
+		var rows []Commit
+		for _, commit := range c.ledger[min(row, len(c.ledger)):] {
+			rows = append(rows, *commit)
 		}
 		return rows
 	})
