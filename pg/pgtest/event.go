@@ -21,14 +21,19 @@ func (e Event) String() string { return e.Node + "/" + e.Process + "/" + e.Actio
 // gives them the longer delays.
 const (
 	actionWake       = "wake"             // wal_retrieve_retry_interval is over
-	actionTimeout    = "timeout"          // wal_sender_timeout, wal_receiver_timeout, connect timeout
+	actionTimeout    = "timeout"          // of a connection, or of the attempt to make one
 	actionCheckpoint = "timed checkpoint" // by time or size
+	actionStatus     = "status"           // wal_receiver_status_interval is over
 	actionShipPart   = "ship part"        // WAL up to the middle of a record
 )
 
 // Timer reports whether the event waits for time rather than for work.
 func (e Event) Timer() bool {
-	return e.Action == actionWake || e.Action == actionTimeout || e.Action == actionCheckpoint
+	switch e.Action {
+	case actionWake, actionTimeout, actionCheckpoint, actionStatus:
+		return true
+	}
+	return false
 }
 
 // Rare reports whether the event is an alternative to another one that is

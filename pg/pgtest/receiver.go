@@ -88,10 +88,12 @@ func (r *receiver) streamingEvents(a *agenda) {
 	a.may(len(c.data) > 0 && world.passes(c.to, c.from), r.label, "receive", r.receive)
 	a.may(r.written > r.flushed, r.label, "flush", r.flush)
 	now := report{valid: true, write: r.written, flush: r.flushed, replied: r.p.replayed}
-	a.may(now != r.said && c.sender != nil, r.label, "reply", func() {
+	say := func() {
 		r.said = now
 		c.reports = append(c.reports, now)
-	})
+	}
+	a.may(now != r.said && c.sender != nil, r.label, "reply", say)
+	a.may(now == r.said && c.sender != nil && len(c.reports) == 0, r.label, actionStatus, say)
 	a.may(c.ended && len(c.data) == 0 && world.passes(c.to, c.from), r.label, "end of timeline", func() {
 		r.flush()
 		r.state = receiverWaiting

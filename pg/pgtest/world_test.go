@@ -2,6 +2,7 @@ package pgtest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -12,6 +13,9 @@ import (
 	"github.com/pghad/pghad/pg"
 	"github.com/pghad/pghad/pg/pgtest"
 )
+
+// errDead ends an operation as the death of the agent does.
+var errDead = errors.New("the agent is dead")
 
 // forever is a warrant that does not end.
 type forever struct{}
