@@ -24,6 +24,9 @@ func (v View) next() Step {
 	if err := v.Recorded.Validate(); err != nil {
 		return Step{Kind: None, Why: "the record cannot be used: " + err.Error()}
 	}
+	if v.Sync.Flush == 0 {
+		return Step{Kind: None, Why: "the server is not a primary: it shows no flush position"}
+	}
 	if !Safe(v.Recorded, v.Sync.Setting) {
 		return v.set(Probe(v.Recorded, v.Sync), true, "the setting in force acknowledges commits without the copies that the record claims")
 	}

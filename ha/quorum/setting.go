@@ -47,9 +47,9 @@ func covers(s pg.SyncSetting, c Config) bool {
 	if s.Empty() || c.K == 0 {
 		return s.Empty() && c.K == 0
 	}
-	real := slices.DeleteFunc(slices.Clone(s.Names), isDummy)
-	return s.K == c.K && len(real) == len(c.Members) &&
-		!slices.ContainsFunc(real, func(name string) bool { return !hasMember(c.Members, name) })
+	listed := slices.DeleteFunc(slices.Clone(s.Names), isDummy)
+	return s.K == c.K && len(listed) == len(c.Members) &&
+		!slices.ContainsFunc(listed, func(name string) bool { return !hasMember(c.Members, name) })
 }
 
 // IsProbe reports whether s was made by Probe: the server waits by it for the

@@ -35,7 +35,7 @@ func (t *table[T]) id(v T) uint16 {
 	key := t.text(v)
 	id, known := t.ids[key]
 	if !known {
-		id = uint16(len(t.values)) //nolint:gosec // small worlds
+		id = uint16(len(t.values))
 		t.values = append(t.values, v)
 		t.ids[key] = id
 	}
@@ -81,7 +81,7 @@ func (u *universe) index(name string) int {
 
 // start is the world that has been at rest under a record.
 func (u *universe) start(c Config) state {
-	s := state{rec: u.records.id(c), defined: c.K > 0, primary: uint8(u.index(c.Primary.String()))} //nolint:gosec // small
+	s := state{rec: u.records.id(c), defined: c.K > 0, primary: uint8(u.index(c.Primary.String()))}
 	s.conf = u.settings.id(c.Setting())
 	s.file = s.conf
 	s.prog = u.progress.id(Progress{})
@@ -393,7 +393,7 @@ func (u *universe) failoverMoves(s state, add adder) {
 		after := c.After(m)
 		to := s
 		to.failovers--
-		to.primary = uint8(q) //nolint:gosec // small
+		to.primary = uint8(q)
 		to.rec, to.conf = u.records.id(after), u.settings.id(after.Setting())
 		to.file, to.prog, to.defined = to.conf, u.progress.id(Progress{}), after.K > 0
 		to.up, to.gone = 0, u.dead

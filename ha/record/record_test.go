@@ -174,7 +174,7 @@ func TestSlotNamesAreInjective(t *testing.T) {
 			slot := record.SlotName(name)
 			require.Empty(t, strings.Trim(slot, "abcdefghijklmnopqrstuvwxyz0123456789_"), slot)
 			require.LessOrEqual(t, len(slot), 63)
-			require.Equal(t, "", seen[slot], "%s and %s share %s", seen[slot], name, slot)
+			require.Empty(t, seen[slot], "%s and %s share %s", seen[slot], name, slot)
 			seen[slot] = name
 		}
 		if len(name) < 6 {
