@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -75,7 +76,7 @@ func newNode(tb testing.TB, name string, edit ...func(*pgctl.Config)) *node {
 		ReplicationPassword: `s:e\cr'et"`,
 		Parameters:          map[string]string{"shared_buffers": "16MB", "max_connections": "30", "autovacuum": "off"},
 		HBA:                 []string{"local all client trust"},
-		Logger:              slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Logger:              slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelError + 1})),
 	}
 	for _, change := range edit {
 		change(&cfg)
@@ -102,13 +103,25 @@ func (n *node) open() {
 	n.Controller = controller
 }
 
+// nextPort counts the ports that this process has tried.
+var nextPort atomic.Int32
+
+// freePort finds a port below those that the system gives to clients, so that
+// no connection of a test running beside takes it before the server listens.
 func freePort(tb testing.TB) int {
 	tb.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(tb, err)
-	port := listener.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // a TCP listener
-	require.NoError(tb, listener.Close())
-	return port
+	const lowest, count = 10000, 20000
+	for range count {
+		port := lowest + (os.Getpid()*97+int(nextPort.Add(1)))%count
+		listener, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
+		if err != nil {
+			continue
+		}
+		require.NoError(tb, listener.Close())
+		return port
+	}
+	tb.Fatal("no free port")
+	return 0
 }
 
 func (n *node) log() string {
@@ -180,7 +193,7 @@ func (n *node) awaitStreaming(primary *node) {
 	require.NoError(n.tb, err)
 	n.await("standby "+n.name+" streams up to "+target.String(), func() bool {
 		status := n.status()
-		return status.Streams() && status.Received >= target && status.Replayed >= target
+		return status.Streams() && status.Held().LSN >= target && status.Replayed >= target
 	})
 }
 
@@ -191,6 +204,15 @@ func (n *node) kill9() int {
 	require.NotZero(n.tb, pid)
 	require.NoError(n.tb, syscall.Kill(pid, syscall.SIGKILL))
 	return pid
+}
+
+// crash is kill9, noticed.
+func (n *node) crash() {
+	n.tb.Helper()
+	seen := n.status().Generation
+	n.kill9()
+	_, err := n.WaitChange(n.ctx(), seen)
+	require.NoError(n.tb, err)
 }
 
 // warrant is in force while err is nil.

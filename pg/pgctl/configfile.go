@@ -219,14 +219,15 @@ func (c *Controller) stripAuto() error {
 	return c.cfg.account.writeFile(path, []byte(stripped))
 }
 
-// stripManaged removes the lines that set a managed parameter, and those that
-// set a bounded one to a value that is refused from the user too.
+// stripManaged removes the lines that set a managed parameter or one of
+// fileParameters, and those that set a bounded one to a value that is refused
+// from the user too.
 func stripManaged(text string) (stripped string, removed []string) {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
 		name, value := splitSetting(line)
 		switch kind := managementOf(name); {
-		case kind == fixed, kind == bounded && boundedParameters[name].check(value) != "":
+		case kind == fixed, slices.Contains(fileParameters, name), kind == bounded && boundedParameters[name].check(value) != "":
 			removed = append(removed, name)
 		default:
 			b.WriteString(line)

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"github.com/benbjohnson/clock"
 
@@ -45,6 +47,8 @@ type Controller struct {
 	closed     bool
 	settings   settings // in force, or to be in force at the next start
 
+	lock *os.File // keeps other controllers away from StateDir
+
 	slowPromotions int // promotions in a row that exceeded their deadline; guarded by turn
 
 	lifetime context.Context // ends at Close: of background goroutines
@@ -70,6 +74,10 @@ func New(config Config) (*Controller, error) {
 	if err := cfg.account.makeDir(cfg.SocketDir, 0o755); err != nil {
 		return nil, err
 	}
+	lock, err := lockFile(filepath.Join(cfg.StateDir, "lock"))
+	if err != nil {
+		return nil, fmt.Errorf("state directory %s: %w", cfg.StateDir, err)
+	}
 	c := &Controller{
 		cfg:        cfg,
 		clock:      cfg.Clock,
@@ -79,17 +87,31 @@ func New(config Config) (*Controller, error) {
 		ended:      pg.ProcessStopped,
 		generation: 1,
 		changed:    make(chan struct{}),
+		lock:       lock,
 	}
 	c.lifetime, c.end = context.WithCancel(context.Background())
-	if c.settings, _, err = c.settingsNote().read(); err != nil {
-		return nil, err
+	if c.settings, _, err = c.settingsNote().read(); err == nil {
+		err = c.writePassfile()
 	}
-	if err := c.writePassfile(); err != nil {
-		return nil, err
+	if err != nil {
+		c.end()
+		return nil, errors.Join(err, lock.Close())
 	}
 	c.ended = c.howEnded(false)
 	c.adopt()
 	return c, nil
+}
+
+// lockFile takes a lock that ends with this process.
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(errors.New("another controller uses it: give each server a directory of its own, or stop the other program"), f.Close())
+	}
+	return f, nil
 }
 
 // Close ends the controller and leaves the server as it is. The operations that
@@ -97,6 +119,10 @@ func New(config Config) (*Controller, error) {
 // controller stays until that one ends, so that it does not become a zombie.
 func (c *Controller) Close() error {
 	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
 	c.closed = true
 	if c.cancelTurn != nil {
 		c.cancelTurn(errClosed)
@@ -106,8 +132,9 @@ func (c *Controller) Close() error {
 	defer func() { <-c.turn }()
 	c.end()
 	c.kept.close()
+	c.sideWork.end()
 	c.tasks.Wait()
-	return nil
+	return c.lock.Close()
 }
 
 // begin waits for the controller's turn. The returned context ends with ctx,

@@ -216,6 +216,10 @@ func (f *fencing) step(ctx context.Context) (bool, error) {
 		if cause := context.Cause(ctx); cause != nil {
 			return false, cause
 		}
+		if sqlState(err) == stateCannotConnectNow {
+			f.since = f.c.clock.Now() // it answers that it is in recovery: a restart would begin that anew
+			return false, nil
+		}
 		return false, f.patience(ctx, "it does not answer a new session")
 	}
 	if !look.standby {

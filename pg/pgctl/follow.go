@@ -2,11 +2,8 @@ package pgctl
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 
 	"github.com/pghad/pghad/internal/timectx"
 	"github.com/pghad/pghad/pg"
@@ -45,39 +42,24 @@ func (c *Controller) Identify(ctx context.Context, up pg.Upstream) (pg.Remote, e
 }
 
 func (c *Controller) identify(ctx context.Context, up pg.Upstream) (remote pg.Remote, err error) {
-	if up.IsZero() {
-		return remote, errors.New("no address was given")
-	}
-	connect, cancel := timectx.With(ctx, c.clock, c.cfg.ConnectTimeout, "connection to "+up.Address())
-	defer cancel()
-	conn, err := dial(connect, address{
-		host: up.Host, port: up.Port, user: c.cfg.ReplicationUser, password: c.cfg.ReplicationPassword,
-		database: c.cfg.Database, sslMode: c.cfg.SSLMode,
-	}, map[string]string{"replication": "database", "application_name": "pghad", "search_path": "pg_catalog", "synchronous_commit": "local"})
+	s, remote, err := c.greet(ctx, up)
 	if err != nil {
 		return remote, err
 	}
-	s := &session{conn}
 	defer s.close()
-	ctx, cancelQuery := c.short(ctx, "identification of "+up.Address())
-	defer cancelQuery()
-	row, err := s.row(ctx, "IDENTIFY_SYSTEM")
-	if err != nil {
-		return remote, err
-	}
-	if len(row) < 3 {
-		return remote, fmt.Errorf("IDENTIFY_SYSTEM answered %d columns", len(row))
-	}
-	remote.SystemID = row[0]
-	if remote.Lineage.Timeline, err = pg.ParseTimeline(row[1]); err != nil {
-		return remote, err
-	}
+	ctx, cancel := c.short(ctx, "identification of "+up.Address())
+	defer cancel()
 	if remote.Lineage.Timeline > 1 {
-		if remote.Lineage.History, err = remoteHistory(ctx, s, remote.Lineage.Timeline); err != nil {
+		text, err := historyText(ctx, s, remote.Lineage.Timeline)
+		if err != nil {
 			return remote, err
 		}
+		if remote.Lineage.History, err = pg.ParseHistory(text); err != nil {
+			return remote, fmt.Errorf("history of timeline %d: %w", remote.Lineage.Timeline, err)
+		}
 	}
-	if row, err = s.row(ctx, identifyQuery); err != nil {
+	row, err := s.row(ctx, identifyQuery)
+	if err != nil {
 		return remote, err
 	}
 	remote.Standby = row[0] == "t"
@@ -88,19 +70,50 @@ func (c *Controller) identify(ctx context.Context, up pg.Upstream) (remote pg.Re
 	return remote, err
 }
 
-func remoteHistory(ctx context.Context, s *session, timeline pg.Timeline) (pg.History, error) {
-	row, err := s.row(ctx, "TIMELINE_HISTORY "+strconv.FormatUint(uint64(timeline), 10))
+// greet opens a replication connection to another server and asks for its
+// system and timeline.
+func (c *Controller) greet(ctx context.Context, up pg.Upstream) (_ *session, remote pg.Remote, err error) {
+	if up.IsZero() {
+		return nil, remote, errors.New("no address was given")
+	}
+	ctx, cancel := timectx.With(ctx, c.clock, c.cfg.ConnectTimeout, "connection to "+up.Address())
+	defer cancel()
+	conn, err := dial(ctx, address{
+		host: up.Host, port: up.Port, user: c.cfg.ReplicationUser, password: c.cfg.ReplicationPassword,
+		database: c.cfg.Database, sslMode: c.cfg.SSLMode,
+	}, map[string]string{"replication": "database", "application_name": "pghad", "search_path": "pg_catalog", "synchronous_commit": "local"})
 	if err != nil {
-		return nil, fmt.Errorf("history of timeline %d: %w", timeline, err)
+		return nil, remote, err
+	}
+	s := &session{conn}
+	if err := askSystem(ctx, s, &remote); err != nil {
+		s.close()
+		return nil, remote, err
+	}
+	return s, remote, nil
+}
+
+func askSystem(ctx context.Context, s *session, remote *pg.Remote) error {
+	row, err := s.row(ctx, "IDENTIFY_SYSTEM")
+	if err != nil {
+		return err
 	}
 	if len(row) < 2 {
-		return nil, fmt.Errorf("history of timeline %d: %d columns", timeline, len(row))
+		return fmt.Errorf("IDENTIFY_SYSTEM answered %d columns", len(row))
 	}
-	text := row[1]
-	if strings.HasPrefix(text, `\x`) { // some versions say bytea, and mean it
-		if decoded, err := hex.DecodeString(text[2:]); err == nil {
-			text = string(decoded)
-		}
+	remote.SystemID = row[0]
+	remote.Lineage.Timeline, err = pg.ParseTimeline(row[1])
+	return err
+}
+
+// historyText fetches a history file over a replication connection.
+func historyText(ctx context.Context, s *session, timeline pg.Timeline) (string, error) {
+	row, err := s.row(ctx, "TIMELINE_HISTORY "+timeline.String())
+	if err != nil {
+		return "", fmt.Errorf("history of timeline %d: %w", timeline, err)
 	}
-	return pg.ParseHistory(text)
+	if len(row) < 2 {
+		return "", fmt.Errorf("history of timeline %d: %d columns", timeline, len(row))
+	}
+	return row[1], nil
 }

@@ -73,19 +73,12 @@ func (c *Controller) initdb(ctx context.Context) error {
 	if _, err := c.run(ctx, "", "initdb", args...); err != nil {
 		return err
 	}
-	// A standalone server makes the role: no socket, no postmaster, a clean
-	// shutdown at the end of its input. Functions are granted per database; one
-	// that is made here is a copy of template1.
-	statements, database := c.roleStatements(), "postgres"
-	if c.cfg.Database != database {
-		statements = append(statements, "CREATE DATABASE "+quoteIdentifier(c.cfg.Database))
-		database = "template1"
+	// The managed settings come before the first start already, so that the
+	// control file has the sizes that a standby is checked against.
+	if _, err := c.prepare(func(s *settings) { s.Upstream, s.GateOpen = pg.Upstream{}, false }); err != nil {
+		return err
 	}
-	// With -j a statement ends with an empty line.
-	_, err := c.run(ctx, strings.Join(statements, ";\n\n")+";\n\n", "postgres", "--single", "-j", "-D", c.cfg.DataDir,
-		"-c", "exit_on_error=true", "-c", "password_encryption=scram-sha-256", "-c", "log_statement=none",
-		"-c", "log_min_error_statement=panic", "-c", "logging_collector=off", "-c", "log_destination=stderr", database)
-	if err != nil {
+	if err := c.createRole(ctx); err != nil {
 		return fmt.Errorf("create the replication role: %w", err)
 	}
 	state, err := c.controlState()
@@ -95,8 +88,32 @@ func (c *Controller) initdb(ctx context.Context) error {
 	if state != stateShutDown {
 		return errors.New("the standalone server that creates the replication role was not shut down cleanly")
 	}
-	// Before the first start already: what is managed comes last and wins.
-	_, err = c.prepare(func(s *settings) { s.Upstream, s.GateOpen = pg.Upstream{}, false })
+	return nil
+}
+
+// createRole lets a standalone server make the replication role: no socket, no
+// postmaster, a clean shutdown at the end of its input. Functions are granted
+// per database; one that is made here is a copy of template1.
+func (c *Controller) createRole(ctx context.Context) error {
+	statements, database := c.roleStatements(), "postgres"
+	if c.cfg.Database != database {
+		statements = append(statements, "CREATE DATABASE "+quoteIdentifier(c.cfg.Database))
+		database = "template1"
+	}
+	args := []string{"--single", "-j", "-D", c.cfg.DataDir}
+	for _, parameter := range []setting{
+		{"exit_on_error", "true"},
+		{"password_encryption", "scram-sha-256"},
+		{"synchronous_standby_names", ""},
+		{"log_statement", "none"},
+		{"log_min_error_statement", "panic"},
+		{"logging_collector", "off"},
+		{"log_destination", "stderr"},
+	} {
+		args = append(args, "-c", parameter.name+"="+parameter.value)
+	}
+	// With -j a statement ends with an empty line.
+	_, err := c.run(ctx, strings.Join(statements, ";\n\n")+";\n\n", "postgres", append(args, database)...)
 	return err
 }
 

@@ -63,6 +63,10 @@ var defaultParameters = map[string]string{
 	"logging_collector": "off",
 }
 
+// fileParameters are the user's, but not by ALTER SYSTEM, over which the
+// controller could not put its own value while it fences.
+var fileParameters = []string{"recovery_min_apply_delay"}
+
 // Managed reports whether a parameter of PostgreSQL is the controller's alone
 // and is refused in Config.Parameters.
 func Managed(name string) bool { return managementOf(name) == fixed }

@@ -160,7 +160,6 @@ func hopeless(output string) bool {
 		"could not find common ancestor",
 		"could not find previous WAL record",
 		"could not read WAL record",
-		"could not open file", // a WAL segment of the target
 		"source and target clusters are from different systems",
 		"clusters are not compatible with this version of pg_rewind",
 		"target server needs to use either data checksums or",
@@ -281,11 +280,47 @@ func (c *Controller) clone(ctx context.Context, source pg.Upstream) (floor pg.Po
 	if err != nil {
 		return floor, err
 	}
+	if err := c.copyHistories(ctx, source); err != nil {
+		return floor, err
+	}
 	if floor, err = c.floor(ctx, source); err != nil {
 		return floor, err
 	}
 	return floor, c.swap(journal)
 }
+
+// copyHistories fetches the history files that the source has and a base backup
+// leaves out: a standby on an older timeline that will follow this server asks
+// for each between its own and the newest.
+func (c *Controller) copyHistories(ctx context.Context, source pg.Upstream) error {
+	s, newest, err := c.greet(ctx, source)
+	if err != nil {
+		return fmt.Errorf("fetch the histories of timelines: %w", err)
+	}
+	defer s.close()
+	for timeline := pg.Timeline(2); timeline <= newest.Lineage.Timeline; timeline++ {
+		path := filepath.Join(c.newDir(), "pg_wal", historyName(timeline))
+		if there, err := exists(path); err != nil || there {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		text, err := historyText(ctx, s, timeline)
+		if sqlState(err) == stateUndefinedFile {
+			continue // it was a copy itself once
+		}
+		if err != nil {
+			return err
+		}
+		if err := c.cfg.account.writeFile(path, []byte(text)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const stateUndefinedFile = "58P01"
 
 // beginClone checks what a clone needs and writes its journal.
 func (c *Controller) beginClone(ctx context.Context, source pg.Upstream) (journal cloning, err error) {

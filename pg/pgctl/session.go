@@ -163,6 +163,9 @@ func (c *Controller) withKept(ctx context.Context, work func(*session) error) er
 		return context.Cause(ctx)
 	}
 	defer func() { <-c.kept.turn }()
+	if c.lifetime.Err() != nil {
+		return errClosed
+	}
 	server := c.running()
 	if c.kept.session != nil && (c.kept.server != server || c.kept.session.conn.IsClosed()) {
 		c.kept.drop()

@@ -18,6 +18,8 @@ func (c *Controller) Stop(ctx context.Context, mode pg.StopMode) error {
 		if err := c.signalStop(mode); err != nil {
 			return fmt.Errorf("stop PostgreSQL: %w", err)
 		}
+		harder := c.clock.AfterFunc(c.cfg.KillAfter, c.killAll)
+		defer harder.Stop()
 	}
 	ctx, done, err := c.beginStop(ctx)
 	if err != nil {

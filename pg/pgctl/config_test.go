@@ -1,0 +1,141 @@
+package pgctl_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pghad/pghad/pg"
+	"github.com/pghad/pghad/pg/pgctl"
+)
+
+func validConfig(t *testing.T) pgctl.Config {
+	t.Helper()
+	bin := needPostgres(t)
+	root, err := os.MkdirTemp("", "pgctl")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(root)) })
+	return pgctl.Config{
+		BinDir: bin, DataDir: filepath.Join(root, "data"), StateDir: filepath.Join(root, "state"), ReplicationPassword: "x",
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	t.Parallel()
+	cfg := validConfig(t)
+	for want, edit := range map[string]func(*pgctl.Config){
+		"set BinDir":                    func(c *pgctl.Config) { c.BinDir = "/nowhere" },
+		`DataDir "data"`:                func(c *pgctl.Config) { c.DataDir = "data" },
+		`StateDir ""`:                   func(c *pgctl.Config) { c.StateDir, c.SocketDir = "", "/tmp" },
+		"one must not lie inside":       func(c *pgctl.Config) { c.StateDir = filepath.Join(c.DataDir, "state") },
+		"a unix socket's path":          func(c *pgctl.Config) { c.SocketDir = "/tmp/" + strings.Repeat("x", 100) },
+		"Port 70000":                    func(c *pgctl.Config) { c.Port = 70000 },
+		"ReplicationPassword":           func(c *pgctl.Config) { c.ReplicationPassword = "" },
+		"is the superuser":              func(c *pgctl.Config) { c.ReplicationUser = "postgres" },
+		"SSLMode":                       func(c *pgctl.Config) { c.SSLMode = "maybe" },
+		"Database":                      func(c *pgctl.Config) { c.Database = "template1" },
+		"HBA":                           func(c *pgctl.Config) { c.HBA = []string{"local all all trust\nhost all all all trust"} },
+		"the server's user":             func(c *pgctl.Config) { c.User = "nobody-of-this-name" },
+		"is managed":                    func(c *pgctl.Config) { c.Parameters = map[string]string{"Primary_ConnInfo": "x"} },
+		"use on or remote_apply":        func(c *pgctl.Config) { c.Parameters = map[string]string{"synchronous_commit": "local"} },
+		"must stay on":                  func(c *pgctl.Config) { c.Parameters = map[string]string{"fsync": "off"} },
+		"at least 5":                    func(c *pgctl.Config) { c.Parameters = map[string]string{"max_wal_senders": "2"} },
+		"the same setting":              func(c *pgctl.Config) { c.Parameters = map[string]string{"work_mem": "1MB", "Work_Mem": "2MB"} },
+		"not the name of a setting":     func(c *pgctl.Config) { c.Parameters = map[string]string{"a = 'b'\nc": "1"} },
+		"standbys need replica":         func(c *pgctl.Config) { c.Parameters = map[string]string{"wal_level": "minimal"} },
+		"cluster_name has at most":      func(c *pgctl.Config) { c.Name = "ä" },
+		"set it to host names":          func(c *pgctl.Config) { c.ListenHost = "a'b" },
+		"set it to a directory outside": func(c *pgctl.Config) { c.SocketDir = c.DataDir },
+		"a name has at most 63 bytes":   func(c *pgctl.Config) { c.Superuser = `a"b` },
+		"each entry is one line":        func(c *pgctl.Config) { c.Ident = []string{"a\nb"} },
+		"a value cannot hold a zero":    func(c *pgctl.Config) { c.Parameters = map[string]string{"work_mem": "\x00"} },
+		"does not run as root":          func(c *pgctl.Config) { c.User = "root" },
+	} {
+		if want == "does not run as root" && os.Geteuid() != 0 {
+			continue
+		}
+		wrong := cfg
+		edit(&wrong)
+		_, err := pgctl.New(wrong)
+		require.ErrorContains(t, err, want)
+	}
+	n, err := pgctl.New(cfg)
+	require.NoError(t, err)
+	require.NoError(t, n.Close())
+	require.NoError(t, n.Close(), "closing again")
+	require.ErrorContains(t, n.Init(t.Context()), "closed")
+}
+
+func TestDataOfAnotherVersionOwnerOrMode(t *testing.T) {
+	t.Parallel()
+	cfg := validConfig(t)
+	data := filepath.Join(cfg.DataDir, "PG_VERSION")
+	require.NoError(t, os.MkdirAll(cfg.DataDir, 0o700))
+	require.NoError(t, os.WriteFile(data, []byte("12\n"), 0o600))
+	if os.Geteuid() == 0 {
+		_, err := pgctl.New(cfg) // root's, but the server is to run as postgres
+		require.ErrorContains(t, err, "belongs to user 0")
+		n := newNode(t, "owner")
+		owner, err := os.Stat(n.cfg.StateDir)
+		require.NoError(t, err)
+		require.NoError(t, chownLike(cfg.DataDir, owner))
+	}
+	_, err := pgctl.New(cfg)
+	require.ErrorIs(t, err, pg.ErrUnsupported)
+	require.ErrorContains(t, err, "is of PostgreSQL 12")
+	require.NoError(t, os.Chmod(cfg.DataDir, 0o755)) //nolint:gosec // that is the mistake
+	_, err = pgctl.New(cfg)
+	require.ErrorContains(t, err, "mode 0755")
+}
+
+func TestOldBinariesAreRefused(t *testing.T) {
+	t.Parallel()
+	cfg := validConfig(t)
+	cfg.BinDir = t.TempDir()
+	for _, name := range []string{"postgres", "initdb", "pg_controldata", "pg_rewind", "pg_basebackup"} {
+		script := "#!/bin/sh\necho 'postgres (PostgreSQL) 12.22'\n"
+		require.NoError(t, os.WriteFile(filepath.Join(cfg.BinDir, name), []byte(script), 0o755)) //nolint:gosec // a program
+	}
+	version, err := pgctl.Version(cfg.BinDir)
+	require.NoError(t, err)
+	require.Equal(t, 120022, version)
+	_, err = pgctl.New(cfg)
+	require.ErrorIs(t, err, pg.ErrUnsupported)
+	require.ErrorContains(t, err, "13 or later")
+}
+
+func TestManaged(t *testing.T) {
+	t.Parallel()
+	require.True(t, pgctl.Managed("primary_conninfo"))
+	require.True(t, pgctl.Managed("Synchronous_Standby_Names"))
+	require.False(t, pgctl.Managed("synchronous_commit"))
+	require.False(t, pgctl.Managed("work_mem"))
+}
+
+// What an administrator had configured before stays, below what is managed.
+func TestBaseConfigurationIsKept(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "a", func(cfg *pgctl.Config) { cfg.Parameters["work_mem"] = "6MB" })
+	require.NoError(t, n.Init(n.ctx()))
+	base := filepath.Join(n.cfg.DataDir, "postgresql.base.conf")
+	text, err := os.ReadFile(base)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(base, append(text, []byte("work_mem = 5MB\nmaintenance_work_mem = 77MB\nport = 1\nfsync = off\nrecovery_target_name = 'x'\n")...), 0o600))
+	require.NoError(t, n.StartStandby(n.ctx(), pg.Upstream{}))
+	require.Equal(t, "77MB", n.sql("SHOW maintenance_work_mem"))
+	require.Equal(t, "6MB", n.sql("SHOW work_mem"))
+	require.Equal(t, "on", n.sql("SHOW fsync"))
+	require.Equal(t, "0", n.sql("SELECT count(*) FROM pg_file_settings WHERE error IS NOT NULL"))
+	require.Equal(t, "on", n.sql("SHOW data_checksums"))
+	for _, name := range []string{"postgresql.conf", "pg_hba.conf", "pg_ident.conf"} {
+		info, err := os.Stat(filepath.Join(n.cfg.DataDir, name))
+		require.NoError(t, err)
+		require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+		content, err := os.ReadFile(filepath.Join(n.cfg.DataDir, name))
+		require.NoError(t, err)
+		require.NotContains(t, string(content), n.cfg.ReplicationPassword)
+	}
+}
