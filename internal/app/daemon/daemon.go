@@ -15,8 +15,12 @@ import (
 	"github.com/pghad/pghad/ha/quorum"
 	"github.com/pghad/pghad/internal/app/config"
 	"github.com/pghad/pghad/internal/reaper"
+	"github.com/pghad/pghad/pg"
 	"github.com/pghad/pghad/pg/pgctl"
 )
+
+// stopTimeout bounds the stop of a server whose node has given up.
+const stopTimeout = 30 * time.Second
 
 // Run runs the node that cfg describes until ctx ends; then it stops
 // PostgreSQL, lets go of the locks and returns nil. version is published with
@@ -59,6 +63,7 @@ func Run(ctx context.Context, cfg *config.Config, logger *slog.Logger, version s
 // runs the node.
 func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Store, watch *storeWatch, version string) (err error) {
 	logger := watch.logger
+	found := ownServerRuns(cfg.Postgres.DataDir)
 	controller, err := pgctl.New(controllerConfig(cfg, host, logger))
 	if err != nil {
 		return cfg.Problem("postgres", inKeys(err.Error()))
@@ -101,9 +106,23 @@ func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Sto
 	stop()
 	wait.Wait()
 	if err != nil {
-		return fmt.Errorf("node %s: %w", cfg.Node, err)
+		err = fmt.Errorf("node %s: %w", cfg.Node, err)
+		if !found { // what this process has started it does not leave behind
+			err = errors.Join(err, stopServer(controller))
+		}
+		return err
 	}
 	logger.Info("node has ended", "cluster", cfg.Cluster, "node", cfg.Node)
+	return nil
+}
+
+// stopServer stops PostgreSQL after the node has given up.
+func stopServer(controller *pgctl.Controller) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if err := controller.Stop(ctx, pg.StopFast); err != nil {
+		return fmt.Errorf("stop PostgreSQL: %w", err)
+	}
 	return nil
 }
 

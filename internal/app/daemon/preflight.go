@@ -170,7 +170,7 @@ func checkCluster(ctx context.Context, cfg *config.Config, store dcs.Store) (sto
 		return "", nil // no cluster yet
 	}
 	if err != nil {
-		return err.Error(), nil //nolint:nilerr // the node tries again
+		return err.Error(), nil // the node tries again
 	}
 	recorded := strings.TrimSpace(string(kv.Value))
 	local, err := systemID(cfg.Postgres.DataDir)
