@@ -93,6 +93,8 @@ func TestNewerFormatIsAnError(t *testing.T) {
 	_, err := record.Decode[record.Quorum]("quorum", newer)
 	require.ErrorIs(t, err, record.ErrNewer)
 	require.ErrorContains(t, err, "record quorum")
+	_, err = record.Decode[record.Quorum]("quorum", append([]byte("\n "), newer...))
+	require.ErrorIs(t, err, record.ErrNewer, "white space hides nothing")
 	_, err = record.Decode[record.Vote]("vote", newer)
 	require.ErrorIs(t, err, record.ErrNewer)
 }

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -146,7 +147,7 @@ func Decode[T any](key string, data []byte) (T, error) {
 	var head struct {
 		Format int `json:"format"`
 	}
-	if data[0] == '{' {
+	if bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
 		if err := json.Unmarshal(data, &head); err != nil {
 			return value, fmt.Errorf("record %s: %w", key, err)
 		}
