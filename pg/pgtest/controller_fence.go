@@ -45,7 +45,7 @@ func (l fenceLook) fenced(first fenceLook) bool {
 // awaitFence looks for the proof of a fence again and again, and wakes a startup
 // process that has to be seen in a second sleep.
 func (k *Controller) awaitFence(ctx context.Context, what string) (fenceLook, error) {
-	first := look(k.c, k.s.lookFence)
+	var first fenceLook
 	for {
 		var last fenceLook
 		err := k.await(ctx, what, func() bool {

@@ -122,10 +122,10 @@ func (k *Controller) unreserve(ctx context.Context, reserved bool) error {
 	if err := k.stop(context.WithoutCancel(ctx), pg.StopFast); err != nil {
 		return err
 	}
-	if ctx.Err() != nil {
-		return nil // it starts as a standby when it is next needed
+	if ctx.Err() == nil {
+		return k.startStandby(ctx, pg.Upstream{})
 	}
-	return k.startStandby(ctx, pg.Upstream{})
+	return nil // it starts as a standby when it is next needed
 }
 
 // awaitPromotion waits for the end of a promotion. The caller's context does not

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/pghad/pghad/pg"
 )
@@ -132,7 +133,7 @@ func (k *Controller) planRewind(p *process) (common pg.LSN, nothing bool, err er
 // forkOf is where two lineages part, by their history files.
 func forkOf(a, b lineage) (pg.LSN, error) {
 	ends := func(l lineage) pg.History {
-		return append(l.History[:len(l.History):len(l.History)], pg.Switch{Timeline: l.Timeline, At: ^pg.LSN(0)})
+		return append(slices.Clip(l.History), pg.Switch{Timeline: l.Timeline, At: ^pg.LSN(0)})
 	}
 	var fork pg.LSN
 	found := false

@@ -107,9 +107,8 @@ func (d *disk) recoveryLineage() lineage {
 }
 
 // removePlaceholders removes the placeholder history files above the last real
-// one, and reports whether there was any sign of them.
-func (d *disk) removePlaceholders() bool {
-	found := d.noted
+// one.
+func (d *disk) removePlaceholders() {
 	d.noted = false
 	timelines := slices.Sorted(maps.Keys(d.histories))
 	for _, t := range slices.Backward(timelines) {
@@ -117,9 +116,7 @@ func (d *disk) removePlaceholders() bool {
 			break
 		}
 		delete(d.histories, t)
-		found = true
 	}
-	return found
 }
 
 func (d *disk) hasPlaceholders() bool {

@@ -1,6 +1,10 @@
 package pgtest
 
-import "github.com/pghad/pghad/pg"
+import (
+	"slices"
+
+	"github.com/pghad/pghad/pg"
+)
 
 // promotionStep is how far a promotion has come. A crash is possible between
 // any two.
@@ -27,7 +31,7 @@ func (u *startup) promotionEvents(a *agenda, p *process) {
 	case promotionHistory:
 		a.may(true, processStartup, "write history", func() {
 			parent := u.along.History
-			d.histories[u.number] = append(parent[:len(parent):len(parent)],
+			d.histories[u.number] = append(slices.Clip(parent),
 				pg.Switch{Timeline: u.along.Timeline, At: p.replayed, Reason: "no recovery target specified"})
 			u.step = promotionSignal
 		})

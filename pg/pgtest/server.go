@@ -71,7 +71,6 @@ type postmaster struct {
 	read     settings // what it has read: what a new session shows
 	stopping pg.StopMode
 	shutting bool // sessions are gone, the shutdown checkpoint is written
-	killed   bool // ended without having been asked to
 }
 
 const (
@@ -274,8 +273,12 @@ func (p *process) endSessions() {
 		session.lose()
 	}
 	p.sessions = nil
-	if p.phase == phasePrimary {
+	switch {
+	case p.phase == phasePrimary:
 		p.flush()
+		return
+	case p.phase == phasePromoting || !p.s.disk.signal:
+		p.end(pg.ProcessStopped) // recovery that is to make a primary is not shut down in good order
 		return
 	}
 	if p.receiver != nil {

@@ -220,6 +220,11 @@ func TestWhoCounts(t *testing.T) {
 	require.True(t, w.holds("c", "cascaded"))
 	w.setSync("b", "ANY 1 (c)")
 	require.Equal(t, 0, w.sender("b", "c").Priority)
+
+	w = replicated(t, pgtest.Config{Without: []pgtest.Rule{pgtest.RuleCascadedNeverCounts}}, "a", "b", "c")
+	w.setSync("b", "ANY 1 (c)")
+	w.follow("c", "b")
+	require.Equal(t, 1, w.sender("b", "c").Priority)
 }
 
 // P11: a standby that catches up releases nobody.

@@ -99,8 +99,7 @@ func (w *sender) events(a *agenda) {
 	if w.frozen {
 		return
 	}
-	a.may(!p.postmaster.alive, w.label, "exit", w.exit)
-	a.may(w.terminated, w.label, "exit", w.exit)
+	a.may(w.terminated || !p.postmaster.alive, w.label, "exit", w.exit)
 	a.may(w.reload, w.label, "reload", func() {
 		w.reload, w.sync = false, p.s.disk.files.Sync
 		w.rate()
@@ -108,14 +107,24 @@ func (w *sender) events(a *agenda) {
 	w.promotionEvents(a)
 	a.may(len(w.conn.reports) > 0 && world.passes(w.conn.from, w.conn.to), w.label, "reply", w.reply)
 	w.shipEvents(a)
-	finished := p.postmaster.shutting && (p.shutDown() || p.phase != phasePrimary) &&
-		w.sent >= w.limit() && w.flushKnown && w.flush >= w.sent
-	a.may(finished && w.state != senderEnded, w.label, "finish", w.exit)
-	a.may(p.postmaster.shutting && w.state == senderEnded, w.label, "finish", w.exit)
+	a.may(w.finished(), w.label, "finish", w.exit)
 	closed := w.conn.receiver == nil && len(w.conn.reports) == 0 && !w.tool
 	a.may(closed && world.passes(w.conn.from, w.conn.to), w.label, "closed", w.exit)
 	silent := !world.passes(w.conn.from, w.conn.to) || w.conn.receiver != nil && w.conn.receiver.frozen
 	a.may(silent && !closed || closed && !world.passes(w.conn.from, w.conn.to), w.label, actionTimeout, w.exit)
+}
+
+// finished reports whether a fast stop has nothing more to ship here: the last
+// record is written, sent, and flushed by the standby (P20).
+func (w *sender) finished() bool {
+	p := w.p
+	switch {
+	case !p.postmaster.shutting:
+		return false
+	case w.state == senderEnded:
+		return true
+	}
+	return (p.phase != phasePrimary || p.shutDown()) && w.sent >= w.limit() && w.flushKnown && w.flush >= w.sent
 }
 
 // limit is up to where this walsender may send.

@@ -3,7 +3,6 @@ package pgtest_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -27,10 +26,11 @@ func (forever) Until() time.Time { return time.Time{} }
 type world struct {
 	*testing.T
 	*pgtest.Cluster
-	cut  map[string]bool // "a>b": packets from a to b are lost
-	ctl  map[string]*pgtest.Controller
-	run  map[string]*pgtest.Driver
-	next int
+	cut map[string]bool // "a>b": packets from a to b are lost
+	ctl map[string]*pgtest.Controller
+	run map[string]*pgtest.Driver
+	// onStep, where not nil, sees each step.
+	onStep func(what string)
 }
 
 // newWorld makes machines; rules may be switched off.
@@ -39,6 +39,11 @@ func newWorld(t *testing.T, cfg pgtest.Config, nodes ...string) *world {
 	w := &world{T: t, cut: map[string]bool{}, ctl: map[string]*pgtest.Controller{}, run: map[string]*pgtest.Driver{}}
 	for _, n := range nodes {
 		cfg.Nodes = append(cfg.Nodes, pgtest.Node{Name: n})
+	}
+	cfg.OnStep = func(_ uint64, what string) {
+		if w.onStep != nil {
+			w.onStep(what)
+		}
 	}
 	cfg.Reachable = func(from, to string) bool { return !w.cut[from+">"+to] }
 	var err error
@@ -202,7 +207,7 @@ func (w *world) sender(node, name string) pg.Walsender {
 			return s
 		}
 	}
-	w.Fatal(fmt.Sprintf("%s has no walsender %s", node, name))
+	w.Fatalf("%s has no walsender %s", node, name)
 	return pg.Walsender{}
 }
 
