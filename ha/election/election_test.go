@@ -143,8 +143,8 @@ func member(t *testing.T, text string) quorum.Member {
 // a winner that is named holds every commit that w nodes of D hold.
 func TestEveryElectorateMeetsEveryCommit(t *testing.T) {
 	t.Parallel()
-	for n := 0; n <= 4; n++ {
-		for k := 0; k <= n; k++ {
+	for n := range 5 {
+		for k := range n + 1 {
 			c := quorum.Config{Mode: quorum.ModeQuorum, Primary: quorum.Member{Node: "p", Incarnation: "1"}, K: k}
 			for i := range n {
 				c.Members = append(c.Members, quorum.Member{Node: fmt.Sprintf("s%d", i), Incarnation: "1"})

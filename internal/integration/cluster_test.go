@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,7 +21,6 @@ import (
 	"github.com/pghad/pghad/ha"
 	"github.com/pghad/pghad/ha/record"
 	"github.com/pghad/pghad/internal/testbed"
-	"github.com/pghad/pghad/pg"
 	"github.com/pghad/pghad/pg/pgctl"
 )
 
@@ -149,7 +147,7 @@ func (c *cluster) await(what string, good func(record.Cluster) bool) record.Clus
 	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
 	defer cancel()
 	observer := c.store.Client("observer")
-	defer observer.Close()
+	defer observer.Close() //nolint:errcheck // a test's observer
 	var last record.Cluster
 	for update := range observer.Watch(ctx, c.keys.Prefix()) {
 		last = record.Parse(c.keys, update.KVs)
@@ -210,8 +208,4 @@ func (c *cluster) killServer(name string) {
 	require.NoError(c.t, process.Kill())
 }
 
-var _ = sync.Mutex{}
-
 var _ ha.PostgresController = (*pgctl.Controller)(nil)
-
-var _ = pg.StopFast
