@@ -3,6 +3,8 @@ package demo_test
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -74,6 +76,38 @@ func nothingIsLeft(t *testing.T, temp string) {
 	require.Empty(t, left)
 }
 
+// Without a terminal the live demo prints lines, and an interrupt ends it with
+// the same check as a script's.
+func TestLiveWithoutTerminal(t *testing.T) { //nolint:paralleltest // the reaper is a property of the process
+	testbed.NeedPostgres(t)
+	program := buildProgram(t)
+	temp := testbed.Dir(t)
+	t.Setenv("TMPDIR", temp)
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	lines, out := io.Pipe()
+	var seen bytes.Buffer
+	reading := make(chan struct{})
+	go func() {
+		defer close(reading)
+		for scanner := bufio.NewScanner(lines); scanner.Scan(); {
+			_, _ = seen.WriteString(scanner.Text() + "\n") // a buffer
+			if strings.Contains(scanner.Text(), "leader a") && !strings.Contains(scanner.Text(), " 0 acknowledged") {
+				interrupt()
+			}
+		}
+	}()
+	var progress bytes.Buffer
+	result, err := demo.Run(ctx, demo.Options{Program: program, Stdout: out, Stderr: &progress})
+	require.NoError(t, out.Close())
+	<-reading
+	require.NoError(t, err, "%s", &progress)
+	require.True(t, result.OK(), "%s%s", &seen, &progress)
+	require.Positive(t, result.Acknowledged)
+	require.Contains(t, seen.String(), "live: ok")
+	nothingIsLeft(t, temp)
+}
+
 // However a demo ends, nothing of it is left: when it is asked to end, by its
 // own doing; when it is killed, by its etcd's.
 func TestNothingIsLeft(t *testing.T) {
@@ -104,7 +138,7 @@ func TestNothingIsLeft(t *testing.T) {
 			if sig == syscall.SIGKILL {
 				require.Eventually(t, func() bool {
 					left, err := os.ReadDir(temp)
-					return err == nil && len(left) == 0
+					return err == nil && len(left) == 0 && len(testbed.Running(temp)) == 0 // its etcd goes last
 				}, limit, 50*time.Millisecond)
 			}
 			nothingIsLeft(t, temp)
