@@ -14,6 +14,7 @@ import (
 	"github.com/pghad/pghad/ha/election"
 	"github.com/pghad/pghad/ha/quorum"
 	"github.com/pghad/pghad/ha/record"
+	"github.com/pghad/pghad/internal/timectx"
 	"github.com/pghad/pghad/pg"
 )
 
@@ -216,8 +217,7 @@ func (e *Elector) asManager(ctx context.Context, txn dcs.Txn) error {
 			return err
 		}
 		txn.If = append(txn.If, e.manager.Guard())
-		_, err := e.cfg.Store.Commit(ctx, txn)
-		return err //nolint:wrapcheck // Step adds what was done
+		return e.commit(ctx, txn)
 	}
 	lease, err := e.cfg.Locker.TryAcquireWith(ctx, e.cfg.Keys.EpochManager(), []byte(e.cfg.Name), txn)
 	if err != nil {
@@ -225,6 +225,15 @@ func (e *Elector) asManager(ctx context.Context, txn dcs.Txn) error {
 	}
 	e.manager = lease
 	return nil
+}
+
+// commit writes within the time of one request: a reply that never comes must
+// not keep the node from looking again.
+func (e *Elector) commit(ctx context.Context, txn dcs.Txn) error {
+	ctx, cancel := timectx.With(ctx, e.cfg.Clock, e.cfg.Timing.Request, "writing the election")
+	defer cancel()
+	_, err := e.cfg.Store.Commit(ctx, txn)
+	return err //nolint:wrapcheck // Step adds what was done
 }
 
 // vote pledges, fences, reads the position and votes, in this order: the
@@ -259,11 +268,10 @@ func (e *Elector) vote(ctx context.Context, now record.Cluster, plan election.Pl
 	}
 	key := e.cfg.Keys.Vote(state.ID, e.cfg.Name)
 	err = e.cfg.Effects.run("election/vote", func() error {
-		_, err := e.cfg.Store.Commit(ctx, dcs.Txn{
+		return e.commit(ctx, dcs.Txn{
 			If:   append(e.frozen(now), dcs.Guard{Key: key, Absent: true}),
 			Then: []dcs.Op{{Key: key, Value: record.Encode(vote)}},
 		})
-		return err //nolint:wrapcheck // Step adds what was done
 	})
 	if err != nil {
 		return err
