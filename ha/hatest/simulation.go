@@ -254,9 +254,17 @@ func (s *simulation) unwell() string {
 	return ""
 }
 
-// excuse names why nobody may take over: too few of the lives that the record
-// counts on are left.
+// excuse names why the cluster could not be expected to become well.
 func (s *simulation) excuse() string {
+	if why := s.tooFewLives(); why != "" {
+		return why
+	}
+	return s.copiesNeeded()
+}
+
+// tooFewLives: nobody may take over, because too few of the lives that the
+// record counts on are left.
+func (s *simulation) tooFewLives() string {
 	recorded := s.records.Quorum.Value
 	left := 0
 	for _, m := range recorded.D() {
@@ -270,7 +278,32 @@ func (s *simulation) excuse() string {
 		left++
 	}
 	if need := len(recorded.Members) - recorded.K + 1; left < need {
-		return fmt.Sprintf("of %v only %d lives are left, an election needs %d", recorded.D(), left, need)
+		return fmt.Sprintf("too few lives: of %v only %d are left, an election needs %d", recorded.D(), left, need)
+	}
+	return ""
+}
+
+// copiesNeeded: the new primary cannot reach k acknowledgements, because the
+// members that would have to give them have diverged, and each of their copies
+// is needed until it has: only a copy beside the data could help.
+func (s *simulation) copiesNeeded() string {
+	recorded := s.records.Quorum.Value
+	primary := s.servers.cluster.Server(recorded.Primary.Node)
+	if !primary.Writable || primary.GateOpen {
+		return ""
+	}
+	streaming, diverged := 0, 0
+	log := s.servers.cluster.Log(primary.Node)
+	for _, m := range recorded.Members {
+		switch own := s.servers.cluster.Log(m.Node); {
+		case s.servers.cluster.Server(m.Node).Receiver == primary.Node:
+			streaming++
+		case len(own) > len(log) || !slices.Equal(own, log[:len(own)]):
+			diverged++
+		}
+	}
+	if streaming < recorded.K && diverged > 0 && streaming+diverged >= recorded.K {
+		return fmt.Sprintf("copies needed: %d of %v stream, %d have diverged, and %d must acknowledge", streaming, recorded.Members, diverged, recorded.K)
 	}
 	return ""
 }

@@ -3,36 +3,160 @@ package hatest_test
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/pghad/pghad/ha/hatest"
 )
 
 var (
 	first = flag.Uint64("first", 1, "first seed of TestSimulation")
-	seeds = flag.Int("seeds", 10, "number of seeds of TestSimulation")
+	seeds = flag.Int("seeds", 8, "number of seeds of TestSimulation")
 	trace = flag.Bool("trace", false, "print the hash of each seed's trace")
-	show  = flag.String("transcript", "", "write the transcript of the first seed to this file")
+	save  = flag.String("save", "", "directory in which failures are saved: plan, shrunk plan and transcript")
+	marks = flag.Bool("marks", false, "print how often each crash point was passed and each situation was visited")
+	plan  = flag.String("plan", "", "run this plan once and print its transcript (TestPlan)")
 )
 
-func TestSimulation(t *testing.T) {
-	for n := range uint64(*seeds) {
-		seed := *first + n
-		plan := hatest.NewPlan(seed)
-		var out *os.File
-		var r hatest.Result
-		if *show != "" {
-			out, _ = os.Create(*show)
-			fmt.Fprintln(out, plan)
-			r = hatest.Simulate(t, plan, out)
-			out.Close()
-		} else {
-			r = hatest.Simulate(t, plan, nil)
+// cpuTime is what this process has used of the processors.
+func cpuTime() time.Duration {
+	var use syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &use); err != nil {
+		return 0
+	}
+	return time.Duration(use.Utime.Nano() + use.Stime.Nano())
+}
+
+// summary adds up runs.
+type summary struct {
+	runs, failures, excused, faulty, withFailover, failovers int
+	events, storeCalls                                       uint64
+	simulated                                                time.Duration
+	operations, succeeded                                    int
+	points, reached, excuses                                 map[string]int
+}
+
+func newSummary() *summary {
+	return &summary{points: map[string]int{}, reached: map[string]int{}, excuses: map[string]int{}}
+}
+
+func (s *summary) add(r hatest.Result) {
+	s.runs++
+	if r.Violation != nil {
+		s.failures++
+	}
+	if r.Excuse != "" {
+		s.excused++
+		kind, _, _ := strings.Cut(r.Excuse, ":")
+		s.excuses[kind]++
+	}
+	if len(r.Plan.Incidents) > 0 {
+		s.faulty++
+		if r.Failovers > 0 {
+			s.withFailover++
 		}
+	}
+	s.failovers += r.Failovers
+	s.events += r.Events
+	s.storeCalls += r.StoreCalls
+	s.simulated += r.Simulated
+	s.operations += r.Operations
+	s.succeeded += r.Succeeded
+	for k, n := range r.Points {
+		s.points[k] += n
+	}
+	for k, n := range r.Reached {
+		s.reached[k] += n
+	}
+}
+
+func (s *summary) line(cpu time.Duration) string {
+	return fmt.Sprintf("seeds=%d failures=%d excused=%d events=%d simulated=%s failovers=%d speed=%.0fx",
+		s.runs, s.failures, s.excused, s.events, s.simulated.Round(time.Second), s.failovers, s.simulated.Seconds()/cpu.Seconds())
+}
+
+// idle says why the runs have not shown much: too little happened in them.
+func (s *summary) idle() error {
+	seconds := s.simulated.Seconds()
+	switch {
+	case s.faulty >= 20 && s.withFailover*10 < s.faulty*7:
+		return fmt.Errorf("of %d seeds with faults only %d have a failover", s.faulty, s.withFailover)
+	case s.succeeded*10 < s.operations*3:
+		return fmt.Errorf("of %d client operations only %d succeeded", s.operations, s.succeeded)
+	case float64(s.operations) < 5*seconds:
+		return fmt.Errorf("only %.1f client operations a simulated second", float64(s.operations)/seconds)
+	case float64(s.storeCalls) < 20*seconds:
+		return fmt.Errorf("only %.1f calls to the store a simulated second", float64(s.storeCalls)/seconds)
+	}
+	return nil
+}
+
+func simulate(t *testing.T, p hatest.Plan) hatest.Result { return hatest.Simulate(t, p, nil) }
+
+// saveFailure shrinks a failure and writes down what a person needs.
+func saveFailure(t *testing.T, r hatest.Result) {
+	if *save == "" {
+		return
+	}
+	require.NoError(t, os.MkdirAll(*save, 0o755))
+	name := filepath.Join(*save, fmt.Sprintf("seed-%d", r.Plan.Seed))
+	small := hatest.Shrink(t, r, 150, simulate)
+	head := func(r hatest.Result) string { return fmt.Sprintf("# %s\n%s", r.Violation, r.Plan) }
+	require.NoError(t, os.WriteFile(name+".plan", []byte(head(r)), 0o644))
+	require.NoError(t, os.WriteFile(name+".small.plan", []byte(head(small)), 0o644))
+	out, err := os.Create(name + ".transcript")
+	require.NoError(t, err)
+	hatest.Simulate(t, small.Plan, out)
+	require.NoError(t, out.Close())
+}
+
+func TestSimulation(t *testing.T) {
+	sum, began := newSummary(), cpuTime()
+	for n := range *seeds {
+		seed := *first + uint64(n)
+		r := simulate(t, hatest.NewPlan(seed))
+		sum.add(r)
 		if *trace {
 			fmt.Printf("seed=%d trace=%016x\n", seed, r.Trace)
 		}
-		fmt.Printf("seed=%d violation=%v excuse=%q events=%d simulated=%s failovers=%d ops=%d/%d\n", seed, r.Violation, r.Excuse, r.Events, r.Simulated, r.Failovers, r.Succeeded, r.Operations)
+		if r.Violation != nil {
+			t.Errorf("seed %d: %s", seed, r.Violation)
+			fmt.Printf("seed=%d failure=%q\n", seed, r.Violation)
+			saveFailure(t, r)
+		}
 	}
+	fmt.Println(sum.line(cpuTime() - began))
+	if *marks {
+		for _, m := range []map[string]int{sum.points, sum.reached, sum.excuses} {
+			for _, k := range slices.Sorted(maps.Keys(m)) {
+				fmt.Printf("%8d %s\n", m[k], k)
+			}
+		}
+		fmt.Printf("with faults %d, of these with a failover %d; operations %d, succeeded %d; store calls %d\n",
+			sum.faulty, sum.withFailover, sum.operations, sum.succeeded, sum.storeCalls)
+	}
+	if *seeds >= 100 {
+		require.NoError(t, sum.idle())
+	}
+}
+
+// TestPlan runs one plan, for whoever looks into a failure.
+func TestPlan(t *testing.T) {
+	if *plan == "" {
+		t.Skip("no -plan")
+	}
+	text, err := os.ReadFile(*plan)
+	require.NoError(t, err)
+	p, err := hatest.ParsePlan(string(text))
+	require.NoError(t, err)
+	r := hatest.Simulate(t, p, os.Stdout)
+	fmt.Printf("violation=%v excuse=%q failovers=%d trace=%016x\n", r.Violation, r.Excuse, r.Failovers, r.Trace)
 }
