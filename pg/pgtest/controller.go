@@ -262,8 +262,12 @@ func (p *process) fill(status *pg.Status) {
 	}
 	if r := p.receiver; r != nil && r.state != receiverConnecting {
 		state := "streaming"
-		if r.state == receiverWaiting {
+		switch r.state {
+		case receiverWaiting:
 			state = "waiting"
+		case receiverRestarting:
+			state = "restarting"
+		case receiverConnecting, receiverStreaming:
 		}
 		status.Receiver = &pg.Receiver{State: state, Host: r.up.Host, Port: r.up.Port, Slot: r.up.Slot, Timeline: r.timeline}
 	}

@@ -64,7 +64,8 @@
 //	C10 the control file lags behind a promotion: RuleLateCheckpoint
 //	C11 a promotion can be cut off between any two of its steps: promotionStep
 //	C12 twin timelines with equal records flow into each other: follows
-//	C13 a standby past the fork streams up to it and never further: startable, rescan
+//	C13 a standby past the fork streams up to it, never further, and acknowledges what
+//	    it does not hold: startable, rescan
 //	C14 pg_rewind wants a clean target and believes control files: planRewind
 //	C15 recovery without standby.signal ends on the timeline at hand: recoveryLineage
 //	C17 children outlive a killed postmaster for a moment: process.postmasterEvents

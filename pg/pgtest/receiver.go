@@ -12,7 +12,8 @@ type receiverState int
 const (
 	receiverConnecting receiverState = iota
 	receiverStreaming
-	receiverWaiting // at the end of a timeline, for the startup process
+	receiverWaiting    // at the end of a timeline, for the startup process
+	receiverRestarting // it is to go on, on its old connection
 )
 
 // receiver is a walreceiver.
@@ -30,6 +31,7 @@ type receiver struct {
 	written pg.LSN // not in shared memory, not durable yet
 	flushed pg.LSN
 	alien   bool // it brought bytes that do not continue this server's WAL
+	heard   bool // something has arrived since streaming began
 	said    report
 	refusal string // why the last attempt to connect failed
 }
@@ -55,6 +57,7 @@ type conn struct {
 	data     []chunk
 	reports  []report
 	ended    bool // the sender has said that the timeline ends here
+	answered bool // and the receiver that it has understood
 }
 
 func newReceiver(p *process, up pg.Upstream, start pg.LSN, t pg.Timeline) *receiver {
@@ -80,6 +83,11 @@ func (r *receiver) events(a *agenda) {
 		r.streamingEvents(a)
 	case receiverWaiting:
 		r.lossEvents(a)
+	case receiverRestarting:
+		c, world := r.conn, r.p.s.c
+		ready := c.sender != nil && c.sender.state == senderEnded && world.reachable(c.from, c.to)
+		a.may(ready, r.label, "restart", r.restart)
+		r.lossEvents(a)
 	}
 }
 
@@ -92,11 +100,12 @@ func (r *receiver) streamingEvents(a *agenda) {
 		r.said = now
 		c.reports = append(c.reports, now)
 	}
-	a.may(now != r.said && c.sender != nil, r.label, "reply", say)
-	a.may(now == r.said && c.sender != nil && len(c.reports) == 0, r.label, actionStatus, say)
+	news := now != r.said && r.heard
+	a.may(news && c.sender != nil, r.label, "reply", say)
+	a.may(!news && c.sender != nil && len(c.reports) == 0, r.label, actionStatus, say)
 	a.may(c.ended && len(c.data) == 0 && world.passes(c.to, c.from), r.label, "end of timeline", func() {
 		r.flush()
-		r.state = receiverWaiting
+		r.state, c.answered = receiverWaiting, true
 		if c.sender != nil {
 			// Without them the startup process would not know where to go on.
 			if err := r.fetchHistories(c.sender.p.s); err != nil {
@@ -119,6 +128,7 @@ func (r *receiver) lossEvents(a *agenda) {
 
 // receive writes what has arrived.
 func (r *receiver) receive() {
+	r.heard = true
 	next := r.conn.data[0]
 	r.conn.data = r.conn.data[1:]
 	if !r.p.s.disk.wal.extend(next.records, next.upto, r.p.replayed) {
@@ -170,7 +180,8 @@ func (r *receiver) connect(upstream *server) {
 
 // begin starts streaming on the connection that there is.
 func (r *receiver) begin() {
-	r.state, r.conn.ended = receiverStreaming, false
+	r.state, r.heard = receiverStreaming, false
+	r.conn.ended, r.conn.answered = false, false
 	r.conn.sender.start(r.start, r.timeline)
 }
 
@@ -178,13 +189,14 @@ func (r *receiver) begin() {
 func (r *receiver) resume(start pg.LSN, t pg.Timeline, replayed pg.LSN) {
 	r.start, r.timeline = start, t
 	r.written, r.flushed = replayed, replayed
-	sender := r.conn.sender
-	if sender == nil {
-		return // lossEvents end it
-	}
-	if err := r.handshake(sender.p.s); err != nil {
+	r.state = receiverRestarting
+}
+
+// restart asks for the next timeline when the sender has left the last one.
+func (r *receiver) restart() {
+	if err := r.handshake(r.conn.sender.p.s); err != nil {
 		r.p.s.refusal = err.Error()
-		r.terminated = true
+		r.exit()
 		return
 	}
 	r.begin()

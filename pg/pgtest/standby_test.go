@@ -389,3 +389,64 @@ func TestOneWayPartition(t *testing.T) {
 	w.pass()
 	require.Empty(t, w.Server("b").Receiver, "it has timed out")
 }
+
+// C13: a standby past the fork reports what it has replayed, and so acknowledges
+// for the new primary what it does not hold. Seen on 15.18: only who has compared
+// lineages may point a standby anywhere.
+func TestStandbyPastTheForkAcknowledgesFalsely(t *testing.T) {
+	t.Parallel()
+	w := replicated(t, pgtest.Config{}, "a", "b", "c")
+	w.isolate("a", "b")
+	for _, id := range []string{"1", "2", "3", "4", "5", "6"} {
+		w.commit("a", id)
+	}
+	w.kill("a")
+	w.fence("b")
+	w.setSync("b", "ANY 1 (c)")
+	w.promote("b", 2)
+	require.Equal(t, pgtest.Waiting, w.commit("b", "one"))
+	w.follow("c", "b")
+	w.pass()
+	require.Equal(t, pgtest.Acked, w.outcome("one"))
+	require.False(t, w.holds("c", "one"))
+	status, err := w.ctl["c"].Status(t.Context())
+	w.ok(err)
+	require.False(t, status.Streams())
+}
+
+// A receiver that waits at the end of a timeline goes on, on its old connection,
+// when the standby has been pointed elsewhere, and outlives a cleared conninfo.
+// Seen on 15.18: only its end makes a fence, and lets the standby follow another.
+func TestWaitingReceiverKeepsItsConnection(t *testing.T) {
+	t.Parallel()
+	w := replicated(t, pgtest.Config{}, "a", "b", "c", "d")
+	w.isolate("a", "b")
+	w.commit("a", "ahead")
+	w.kill("a")
+	w.fence("b")
+	w.promote("b", 2)
+	w.follow("c", "b")
+	w.pass()
+	require.Len(t, w.senders("b"), 1)
+
+	w.follow("c", "d")
+	w.pass()
+	w.pass()
+	require.Len(t, w.senders("b"), 1, "it is still here")
+	require.Empty(t, w.senders("d"))
+
+	w.ok(w.ctl["c"].Follow(t.Context(), pg.Upstream{}))
+	w.pass()
+	require.True(t, w.Server("c").Receiving)
+	require.Equal(t, "RecoveryRetrieveRetryInterval", w.Server("c").Startup)
+	_, err := w.ctl["c"].Position(t.Context())
+	require.ErrorIs(t, err, pg.ErrNotFenced)
+
+	w.fence("c")
+	require.False(t, w.Server("c").Receiving)
+	w.Settle(nil)
+	require.Empty(t, w.senders("b"))
+	w.follow("c", "d")
+	w.Settle(nil)
+	require.Len(t, w.senders("d"), 1)
+}

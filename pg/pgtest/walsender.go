@@ -13,7 +13,7 @@ const (
 	senderStartup senderState = iota
 	senderCatchup
 	senderStreaming
-	senderEnded // it has said that its timeline ends; the receiver will ask for the next
+	senderEnded // both sides have left the timeline; the receiver may ask for the next
 )
 
 func (s senderState) String() string {
@@ -144,9 +144,11 @@ func (w *sender) shipEvents(a *agenda) {
 	partial := w.sent < limit && w.p.s.disk.wal.after(w.sent) < len(w.p.s.disk.wal.records)
 	a.may(partial, w.label, actionShipPart, func() { w.ship(limit, true) })
 	a.may(w.sent >= limit && w.state == senderCatchup, w.label, "caught up", func() { w.state = senderStreaming })
-	a.may(w.sent >= limit && w.historic && w.state == senderStreaming, w.label, "end of timeline", func() {
-		w.conn.ended, w.state = true, senderEnded
-	})
+	// Until the receiver has understood, its replies count: also those of one that
+	// is past the fork (C13).
+	a.may(w.sent >= limit && w.historic && w.state == senderStreaming && !w.conn.ended, w.label, "end of timeline",
+		func() { w.conn.ended = true })
+	a.may(w.conn.answered && len(w.conn.reports) == 0, w.label, "timeline left", func() { w.state = senderEnded })
 }
 
 // promotionEvents: a walsender of a standby that was promoted notices that its
