@@ -86,7 +86,11 @@ func (t Target) open(ctx context.Context, node Node, application string) (*sessi
 		return nil, fmt.Errorf("connect to %s at %s: %w", node.Name, node.Address(), err)
 	}
 	s.backend = int(s.conn.PID())
-	if err := s.look(ctx); err != nil {
+	err = s.look(ctx)
+	if err == nil {
+		err = context.Cause(ctx) // it ended in the last moment, and the socket may be closed
+	}
+	if err != nil {
 		s.close()
 		return nil, err
 	}
