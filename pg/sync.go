@@ -133,11 +133,10 @@ func syncTokens(text string) ([]syncToken, error) {
 					return nil, fmt.Errorf("a quote is not closed")
 				}
 				if text[i] == '"' {
-					if i+1 < len(text) && text[i+1] == '"' {
-						i++
-					} else {
+					if i+1 == len(text) || text[i+1] != '"' {
 						break
 					}
+					i++
 				}
 				name.WriteByte(text[i])
 			}

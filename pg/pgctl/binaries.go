@@ -57,7 +57,7 @@ func FindBinDir() (string, error) {
 // second part is zero.
 func Version(binDir string) (int, error) {
 	path := filepath.Join(binDir, "postgres")
-	out, err := exec.CommandContext(context.Background(), path, "--version").Output()
+	out, err := exec.CommandContext(context.Background(), path, "--version").Output() //nolint:gosec // a program of the configured PostgreSQL
 	if err != nil {
 		return 0, fmt.Errorf("ask %s for its version: %w", path, err)
 	}
@@ -146,7 +146,7 @@ func lastLine(output string) string {
 // returns its output. When ctx ends, the program and all that it started are
 // killed before run returns.
 func (c *Controller) run(ctx context.Context, stdin, name string, args ...string) (string, error) {
-	cmd := exec.Command(filepath.Join(c.cfg.BinDir, name), args...) //nolint:noctx // the whole process group is killed below, not only the child
+	cmd := exec.Command(filepath.Join(c.cfg.BinDir, name), args...) //nolint:gosec // a program of the configured PostgreSQL; the whole process group is killed below, not only the child
 	cmd.Env = c.env("LC_ALL=C", "LANGUAGE=C")
 	cmd.Dir = "/"
 	cmd.SysProcAttr = c.cfg.account.attributes()
@@ -178,7 +178,7 @@ func (c *Controller) run(ctx context.Context, stdin, name string, args ...string
 
 // majorOfData returns the content of PG_VERSION, "15".
 func majorOfData(dataDir string) (string, error) {
-	text, err := os.ReadFile(filepath.Join(dataDir, "PG_VERSION"))
+	text, err := os.ReadFile(filepath.Join(dataDir, "PG_VERSION")) //nolint:gosec // a file of the configured directories
 	if errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("data directory %s: %w", dataDir, pg.ErrNoData)
 	}

@@ -62,10 +62,10 @@ type node struct {
 func newNode(tb testing.TB, name string, edit ...func(*pgctl.Config)) *node {
 	tb.Helper()
 	bin := needPostgres(tb)
-	root, err := os.MkdirTemp("", "pgctl")
+	root, err := os.MkdirTemp("", "pgctl") //nolint:usetesting // the server's user must get through, and its socket's path is short
 	require.NoError(tb, err)
 	tb.Cleanup(func() { require.NoError(tb, os.RemoveAll(root)) })
-	require.NoError(tb, os.Chmod(root, 0o755)) //nolint:gosec // the server's user must get through
+	require.NoError(tb, os.Chmod(root, 0o755))
 	cfg := pgctl.Config{
 		BinDir:              bin,
 		DataDir:             filepath.Join(root, "data"),

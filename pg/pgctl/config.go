@@ -201,7 +201,7 @@ func (cfg *Config) checkPaths() error {
 		return fmt.Errorf("SocketDir %s lies in DataDir %s: set it to a directory outside", cfg.SocketDir, cfg.DataDir)
 	}
 	if cfg.Port < 1 || cfg.Port > 65535 {
-		return fmt.Errorf("Port %d: a TCP port is between 1 and 65535", cfg.Port)
+		return fmt.Errorf("TCP port %d: a port is between 1 and 65535", cfg.Port)
 	}
 	if path := cfg.socketPath(); len(path) > maxSocketPath {
 		return fmt.Errorf("the server's socket %s would have %d bytes, but a unix socket's path has at most %d: set SocketDir to a shorter path", path, len(path), maxSocketPath)
@@ -218,7 +218,7 @@ func (cfg *Config) checkNames() error {
 		}
 	}
 	if strings.ContainsFunc(cfg.Name, func(r rune) bool { return r < ' ' || r > '~' }) || len(cfg.Name) > 63 {
-		return fmt.Errorf("Name %q: cluster_name has at most 63 printable ASCII characters", cfg.Name)
+		return fmt.Errorf("cluster_name %q: Name has at most 63 printable ASCII characters", cfg.Name)
 	}
 	if !hostName.MatchString(cfg.ListenHost) {
 		return fmt.Errorf("ListenHost %q: set it to host names or addresses, separated by commas", cfg.ListenHost)
@@ -230,7 +230,7 @@ func (cfg *Config) checkNames() error {
 		return errors.New("ReplicationPassword: set it to a password in one line, the same on all servers of the cluster")
 	}
 	if cfg.Database == "template0" || cfg.Database == "template1" {
-		return fmt.Errorf("Database %q: a session of the controller there would keep others from creating databases, set another one", cfg.Database)
+		return fmt.Errorf("database %q: a session of the controller there would keep others from creating databases, set another one", cfg.Database)
 	}
 	switch cfg.SSLMode {
 	case "disable", "allow", "prefer", "require", "verify-ca", "verify-full":

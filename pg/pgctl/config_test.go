@@ -15,7 +15,7 @@ import (
 func validConfig(t *testing.T) pgctl.Config {
 	t.Helper()
 	bin := needPostgres(t)
-	root, err := os.MkdirTemp("", "pgctl")
+	root, err := os.MkdirTemp("", "pgctl") //nolint:usetesting // the server's user must get through, and its socket's path is short
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(root)) })
 	return pgctl.Config{
@@ -32,11 +32,11 @@ func TestConfigIsChecked(t *testing.T) {
 		`StateDir ""`:                   func(c *pgctl.Config) { c.StateDir, c.SocketDir = "", "/tmp" },
 		"one must not lie inside":       func(c *pgctl.Config) { c.StateDir = filepath.Join(c.DataDir, "state") },
 		"a unix socket's path":          func(c *pgctl.Config) { c.SocketDir = "/tmp/" + strings.Repeat("x", 100) },
-		"Port 70000":                    func(c *pgctl.Config) { c.Port = 70000 },
+		"TCP port 70000":                func(c *pgctl.Config) { c.Port = 70000 },
 		"ReplicationPassword":           func(c *pgctl.Config) { c.ReplicationPassword = "" },
 		"is the superuser":              func(c *pgctl.Config) { c.ReplicationUser = "postgres" },
 		"SSLMode":                       func(c *pgctl.Config) { c.SSLMode = "maybe" },
-		"Database":                      func(c *pgctl.Config) { c.Database = "template1" },
+		"database \"template1\"":        func(c *pgctl.Config) { c.Database = "template1" },
 		"HBA":                           func(c *pgctl.Config) { c.HBA = []string{"local all all trust\nhost all all all trust"} },
 		"the server's user":             func(c *pgctl.Config) { c.User = "nobody-of-this-name" },
 		"is managed":                    func(c *pgctl.Config) { c.Parameters = map[string]string{"Primary_ConnInfo": "x"} },
@@ -46,7 +46,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"the same setting":              func(c *pgctl.Config) { c.Parameters = map[string]string{"work_mem": "1MB", "Work_Mem": "2MB"} },
 		"not the name of a setting":     func(c *pgctl.Config) { c.Parameters = map[string]string{"a = 'b'\nc": "1"} },
 		"standbys need replica":         func(c *pgctl.Config) { c.Parameters = map[string]string{"wal_level": "minimal"} },
-		"cluster_name has at most":      func(c *pgctl.Config) { c.Name = "ä" },
+		"Name has at most":              func(c *pgctl.Config) { c.Name = "ä" },
 		"set it to host names":          func(c *pgctl.Config) { c.ListenHost = "a'b" },
 		"set it to a directory outside": func(c *pgctl.Config) { c.SocketDir = c.DataDir },
 		"a name has at most 63 bytes":   func(c *pgctl.Config) { c.Superuser = `a"b` },
@@ -86,7 +86,7 @@ func TestDataOfAnotherVersionOwnerOrMode(t *testing.T) {
 	_, err := pgctl.New(cfg)
 	require.ErrorIs(t, err, pg.ErrUnsupported)
 	require.ErrorContains(t, err, "is of PostgreSQL 12")
-	require.NoError(t, os.Chmod(cfg.DataDir, 0o755)) //nolint:gosec // that is the mistake
+	require.NoError(t, os.Chmod(cfg.DataDir, 0o755))
 	_, err = pgctl.New(cfg)
 	require.ErrorContains(t, err, "mode 0755")
 }
@@ -97,7 +97,7 @@ func TestOldBinariesAreRefused(t *testing.T) {
 	cfg.BinDir = t.TempDir()
 	for _, name := range []string{"postgres", "initdb", "pg_controldata", "pg_rewind", "pg_basebackup"} {
 		script := "#!/bin/sh\necho 'postgres (PostgreSQL) 12.22'\n"
-		require.NoError(t, os.WriteFile(filepath.Join(cfg.BinDir, name), []byte(script), 0o755)) //nolint:gosec // a program
+		require.NoError(t, os.WriteFile(filepath.Join(cfg.BinDir, name), []byte(script), 0o755))
 	}
 	version, err := pgctl.Version(cfg.BinDir)
 	require.NoError(t, err)

@@ -128,25 +128,26 @@ func (c *Controller) managed(s settings) []setting {
 		lines = append(lines, setting{"wal_retrieve_retry_interval", "100ms"})
 	}
 	for _, name := range slices.Sorted(maps.Keys(boundedParameters)) {
-		if _, set := c.userParameter(name); !set {
+		if !c.userSets(name) {
 			lines = append(lines, setting{name, boundedParameters[name].standard})
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(defaultParameters)) {
-		if _, set := c.userParameter(name); !set {
+		if !c.userSets(name) {
 			lines = append(lines, setting{name, defaultParameters[name]})
 		}
 	}
 	return append(lines, setting{revisionParameter, strconv.FormatUint(s.Revision, 10)})
 }
 
-func (c *Controller) userParameter(name string) (string, bool) {
-	for key, value := range c.cfg.Parameters {
+// userSets reports whether the user has set a parameter.
+func (c *Controller) userSets(name string) bool {
+	for key := range c.cfg.Parameters {
 		if strings.EqualFold(key, name) {
-			return value, true
+			return true
 		}
 	}
-	return "", false
+	return false
 }
 
 // conninfo is primary_conninfo for an upstream, empty for none.
@@ -204,7 +205,7 @@ func (c *Controller) ident() (string, error) {
 // over ours: ALTER SYSTEM, or a copy's, which brings the source's.
 func (c *Controller) stripAuto() error {
 	path := c.dataPath(autoFile)
-	old, err := os.ReadFile(path)
+	old, err := os.ReadFile(path) //nolint:gosec // a file of the configured directories
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -104,7 +104,7 @@ func New(config Config) (*Controller, error) {
 
 // lockFile takes a lock that ends with this process.
 func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // a file of the configured directories
 	if err != nil {
 		return nil, err
 	}

@@ -112,7 +112,7 @@ func (c *Controller) lookFence(ctx context.Context, before fenceLook) (fenceLook
 	}
 	look.standby = row[0] == "t"
 	look.deaf = row[1] == strconv.FormatUint(c.current().Revision, 10) && c.current().Upstream.IsZero() && row[2] == "" && row[3] == ""
-	for _, text := range strings.Fields(row[4]) {
+	for text := range strings.FieldsSeq(row[4]) {
 		pid, err := strconv.Atoi(text)
 		if err != nil {
 			return look, fmt.Errorf("process id of a walreceiver: %w", err)
@@ -133,8 +133,8 @@ func (c *Controller) lookFence(ctx context.Context, before fenceLook) (fenceLook
 	var errs [4]error
 	look.received, errs[0] = pg.ParseLSN(row[0])
 	look.replayed, errs[1] = pg.ParseLSN(row[1])
-	look.geometry.segment, errs[2] = strconv.ParseInt(row[2], 10, 64)
-	look.geometry.page, errs[3] = strconv.ParseInt(row[3], 10, 64)
+	look.geometry.segment, errs[2] = strconv.ParseUint(row[2], 10, 64)
+	look.geometry.page, errs[3] = strconv.ParseUint(row[3], 10, 64)
 	return look, errors.Join(errs[:]...)
 }
 

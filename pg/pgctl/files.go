@@ -22,7 +22,7 @@ func (a account) writeFile(path string, data []byte) (err error) {
 	if err := removeIfExists(temporary); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // a file of the configured directories
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func (a account) makeDir(path string, mode fs.FileMode) error {
 
 // syncDir makes renames and removals in a directory durable.
 func syncDir(path string) error {
-	dir, err := os.Open(path)
+	dir, err := os.Open(path) //nolint:gosec // a file of the configured directories
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func emptyDir(path string) error {
 // copyFile copies a small file, if it exists, with the owner and mode of
 // writeFile.
 func (a account) copyFile(to, from string) error {
-	data, err := os.ReadFile(from)
+	data, err := os.ReadFile(from) //nolint:gosec // a file of the configured directories
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

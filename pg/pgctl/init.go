@@ -15,7 +15,7 @@ var rewindFunctions = []string{
 	"pg_ls_dir(text, boolean, boolean)",
 	"pg_stat_file(text, boolean)",
 	"pg_read_binary_file(text)",
-	"pg_read_binary_file(text, bigint, bigint, boolean)",
+	"pg_read_binary_file(text, bigint, bigint, boolean)", //nolint:dupword // offset and length
 	"pg_control_checkpoint()",
 }
 

@@ -76,9 +76,9 @@ var testGeometry = walGeometry{segment: 64 << 10, page: 8 << 10}
 func writeSegment(t *testing.T, directory string, timeline pg.Timeline, start, end pg.LSN) {
 	t.Helper()
 	data := make([]byte, testGeometry.segment)
-	for page := int64(0); start+pg.LSN(page) < end; page += testGeometry.page { //nolint:gosec // small numbers
+	for page := uint64(0); start+pg.LSN(page) < end; page += testGeometry.page {
 		binary.NativeEndian.PutUint16(data[page:], 0xD110)
-		binary.NativeEndian.PutUint64(data[page+8:], uint64(start)+uint64(page)) //nolint:gosec // small numbers
+		binary.NativeEndian.PutUint64(data[page+8:], uint64(start)+page)
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(directory, testGeometry.fileName(timeline, start)), data, 0o600))
 }

@@ -55,7 +55,7 @@ func (c *Controller) spawn() (*postmaster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open PostgreSQL's log: %w", err)
 	}
-	cmd := exec.Command(filepath.Join(c.cfg.BinDir, "postgres"), "-D", c.cfg.DataDir) //nolint:noctx // the server outlives any context
+	cmd := exec.Command(filepath.Join(c.cfg.BinDir, "postgres"), "-D", c.cfg.DataDir) //nolint:gosec // a program of the configured PostgreSQL; the server outlives any context
 	cmd.Env = c.env()
 	cmd.Dir = "/"
 	cmd.SysProcAttr = c.cfg.account.attributes()
@@ -90,16 +90,14 @@ func (c *Controller) adopt() *postmaster {
 	c.log.Info("a running PostgreSQL is taken over", "pid", pid)
 	server := &postmaster{pid: pid, gone: make(chan struct{})}
 	c.arrive(server)
-	c.tasks.Add(1)
-	go func() {
-		defer c.tasks.Done()
+	c.tasks.Go(func() {
 		for isServerProcess(pid, c.cfg.DataDir) {
 			if timectx.Sleep(c.lifetime, c.clock, 2*c.cfg.Poll) != nil {
 				return
 			}
 		}
 		c.departed(server, nil)
-	}()
+	})
 	return server
 }
 

@@ -52,7 +52,7 @@ func isProcessOf(pid int, data os.FileInfo) bool {
 	proc := filepath.Join("/proc", strconv.Itoa(pid))
 	// The name first: the working directory of another program may lie on a
 	// file system that hangs.
-	name, err := os.ReadFile(filepath.Join(proc, "comm"))
+	name, err := os.ReadFile(filepath.Join(proc, "comm")) //nolint:gosec // a file of /proc
 	if err != nil || string(bytes.TrimSpace(name)) != "postgres" {
 		return false
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/pghad/pghad/internal/timectx"
@@ -125,10 +126,10 @@ func (c *Controller) unreserve(ctx context.Context, reserved bool) error {
 	if err := c.stop(context.WithoutCancel(ctx), pg.StopFast); err != nil {
 		return err
 	}
-	if ctx.Err() != nil {
-		return nil // it starts as a standby when it is next needed
+	if ctx.Err() == nil {
+		return c.startStandby(ctx, pg.Upstream{})
 	}
-	return c.startStandby(ctx, pg.Upstream{})
+	return nil // it starts as a standby when it is next needed
 }
 
 // carryOut promotes. From here on the caller's context does not end it; Stop, the
@@ -287,20 +288,21 @@ func (c *Controller) endSessions(ctx context.Context, what, query string, wait b
 	if !wait || len(rows) == 0 {
 		return nil
 	}
-	pids := ""
+	pids := make([]string, 0, len(rows))
 	for _, row := range rows {
-		pids += "," + row[0]
+		pids = append(pids, row[0])
 	}
+	left := "SELECT pid FROM pg_stat_activity WHERE pid IN (" + strings.Join(pids, ",") + ")"
 	for {
-		left, err := session.rows(ctx, "SELECT pid FROM pg_stat_activity WHERE pid IN ("+pids[1:]+")")
+		rows, err := session.rows(ctx, left)
 		if err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
-		if len(left) == 0 {
+		if len(rows) == 0 {
 			return nil
 		}
 		if err := timectx.Sleep(ctx, c.clock, min(c.cfg.Poll, time.Millisecond)); err != nil {
-			return fmt.Errorf("%s: %d are left: %w", what, len(left), err)
+			return fmt.Errorf("%s: %d are left: %w", what, len(rows), err)
 		}
 	}
 }

@@ -100,7 +100,7 @@ func (c *Controller) beginRebuild(ctx context.Context) (pg.OnDisk, error) {
 	if err := c.repair(); err != nil {
 		return pg.OnDisk{}, err
 	}
-	if _, err := c.removePlaceholdersIfAny(); err != nil {
+	if err := c.removePlaceholdersIfAny(); err != nil {
 		return pg.OnDisk{}, err
 	}
 	return c.onDisk(ctx)
@@ -108,12 +108,13 @@ func (c *Controller) beginRebuild(ctx context.Context) (pg.OnDisk, error) {
 
 // removePlaceholdersIfAny is removePlaceholders for a directory that may have no
 // data yet.
-func (c *Controller) removePlaceholdersIfAny() (bool, error) {
+func (c *Controller) removePlaceholdersIfAny() error {
 	there, err := exists(c.dataPath("pg_wal"))
 	if err != nil || !there {
-		return false, err
+		return err
 	}
-	return c.removePlaceholders()
+	_, err = c.removePlaceholders()
+	return err
 }
 
 // awaitSource waits until the source has finished a checkpoint on its timeline.
@@ -182,7 +183,7 @@ func (c *Controller) takePossession() error {
 	if err := c.placeSignal(true); err != nil {
 		return err
 	}
-	if _, err := c.removePlaceholdersIfAny(); err != nil {
+	if err := c.removePlaceholdersIfAny(); err != nil {
 		return err
 	}
 	_, err := c.prepare(func(s *settings) { s.Upstream, s.GateOpen = pg.Upstream{}, false })
@@ -229,7 +230,7 @@ func (c *Controller) restoreOwnFiles() error {
 	}
 	// A copied postgresql.conf is a generated one, or the source's own.
 	main := c.dataPath(mainFile)
-	if text, err := os.ReadFile(main); err == nil && !strings.HasPrefix(string(text), generatedBy) {
+	if text, err := os.ReadFile(main); err == nil && !strings.HasPrefix(string(text), generatedBy) { //nolint:gosec // a file of the configured directories
 		if there, err := exists(c.statePath("own." + baseFile)); err == nil && there {
 			return removeDurably(main)
 		}

@@ -1,6 +1,7 @@
 package pgctl
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,34 +37,71 @@ SELECT json_build_object(
  'sync', current_setting('synchronous_standby_names'),
  'started', to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
  'startup', (SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'startup'),
- 'receiver', (SELECT json_build_object('State', status, 'Host', sender_host, 'Port', sender_port, 'Slot', slot_name, 'Timeline', received_tli)
+ 'receiver', (SELECT json_build_object('state', status, 'host', sender_host, 'port', sender_port, 'slot', slot_name, 'timeline', received_tli)
    FROM pg_stat_wal_receiver),
- 'senders', (SELECT json_agg(json_build_object('PID', pid, 'Name', application_name, 'State', state, 'Flush', flush_lsn,
-   'Replay', replay_lsn, 'Sync', sync_state, 'Priority', sync_priority)) FROM pg_stat_replication),
+ 'senders', ` + sendersQuery + `,
  'slots', (SELECT json_agg(slot_name ORDER BY slot_name) FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary),
  'pending', (SELECT json_agg(name ORDER BY name) FROM pg_settings WHERE pending_restart)
 )::text FROM (SELECT pg_is_in_recovery() AS recovery) r`
 
 // statusRow is the answer to statusQuery.
 type statusRow struct {
-	Version  int
-	System   string
-	Recovery bool
-	Flushed  pg.LSN
-	File     string
-	Received *pg.LSN
-	Replayed pg.LSN
-	Paused   bool
-	Segment  int64
-	Page     int64
-	Conninfo string
-	Sync     string
-	Started  time.Time
-	Startup  string
-	Receiver *pg.Receiver
-	Senders  []pg.Walsender
-	Slots    []string
-	Pending  []string
+	Version  int          `json:"version"`
+	System   string       `json:"system"`
+	Recovery bool         `json:"recovery"`
+	Flushed  pg.LSN       `json:"flushed"`
+	File     string       `json:"file"`
+	Received *pg.LSN      `json:"received"`
+	Replayed pg.LSN       `json:"replayed"`
+	Paused   bool         `json:"paused"`
+	Segment  uint64       `json:"segment"`
+	Page     uint64       `json:"page"`
+	Conninfo string       `json:"conninfo"`
+	Sync     string       `json:"sync"`
+	Started  time.Time    `json:"started"`
+	Startup  string       `json:"startup"`
+	Receiver *receiverRow `json:"receiver"`
+	Senders  senderRows   `json:"senders"`
+	Slots    []string     `json:"slots"`
+	Pending  []string     `json:"pending"`
+}
+
+// receiverRow is pg.Receiver as statusQuery names its fields.
+type receiverRow struct {
+	State    string      `json:"state"`
+	Host     string      `json:"host"`
+	Port     int         `json:"port"`
+	Slot     string      `json:"slot"`
+	Timeline pg.Timeline `json:"timeline"`
+}
+
+// sendersQuery reads the walsenders as one value of JSON, a senderRows.
+const sendersQuery = `(SELECT json_agg(json_build_object('pid', pid, 'name', application_name, 'state', state, 'flush', flush_lsn,
+ 'replay', replay_lsn, 'sync', sync_state, 'priority', sync_priority)) FROM pg_stat_replication)`
+
+// senderRow is pg.Walsender as sendersQuery names its fields.
+type senderRow struct {
+	PID      int    `json:"pid"`
+	Name     string `json:"name"`
+	State    string `json:"state"`
+	Flush    pg.LSN `json:"flush"`
+	Replay   pg.LSN `json:"replay"`
+	Sync     string `json:"sync"`
+	Priority int    `json:"priority"`
+}
+
+type senderRows []senderRow
+
+// sorted returns the walsenders by name, then process id.
+func (rows senderRows) sorted() []pg.Walsender {
+	var senders []pg.Walsender
+	for _, row := range rows {
+		senders = append(senders, pg.Walsender(row))
+	}
+	slices.SortFunc(senders, func(a, b pg.Walsender) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(a.PID, b.PID))
+	})
+	return senders
 }
 
 // Status implements ha.Observer.
@@ -179,14 +217,16 @@ func (c *Controller) fill(status *pg.Status, row statusRow) error {
 	status.SystemID = row.System
 	status.Replayed = row.Replayed
 	status.ReplayPaused = row.Paused
-	status.Receiver = row.Receiver
+	if row.Receiver != nil {
+		receiver := pg.Receiver(*row.Receiver)
+		status.Receiver = &receiver
+	}
 	status.Upstream = withoutPassword(row.Conninfo)
-	status.Senders = row.Senders
+	status.Senders = row.Senders.sorted()
 	status.Slots = row.Slots
 	status.Pending = row.Pending
 	status.Startup = row.Startup
 	status.StartedAt = row.Started
-	sortSenders(status.Senders)
 	var err error
 	if status.Sync, err = pg.ParseSyncSetting(row.Sync); err != nil {
 		return fmt.Errorf("status: %w", err)
@@ -203,15 +243,6 @@ func (c *Controller) fill(status *pg.Status, row statusRow) error {
 	}
 	status.Timeline, err = timelineOf(c.dataPath("pg_wal"), walGeometry{row.Segment, row.Page}, status.Held().LSN)
 	return err
-}
-
-func sortSenders(senders []pg.Walsender) {
-	slices.SortFunc(senders, func(a, b pg.Walsender) int {
-		if c := strings.Compare(a.Name, b.Name); c != 0 {
-			return c
-		}
-		return a.PID - b.PID
-	})
 }
 
 var passwordInConninfo = regexp.MustCompile(`(?i)\b(password|sslpassword)\s*=\s*('(\\.|[^'\\])*'|(\\.|[^\s\\])*)`)

@@ -52,8 +52,7 @@ func (c *Controller) syncView(ctx context.Context) (view pg.SyncView, err error)
 	defer session.close()
 	row, err := session.row(ctx, `SELECT current_setting('synchronous_standby_names'),
  CASE WHEN pg_is_in_recovery() THEN '0/0' ELSE pg_current_wal_flush_lsn() END,
- (SELECT json_agg(json_build_object('PID', pid, 'Name', application_name, 'State', state, 'Flush', flush_lsn,
-  'Replay', replay_lsn, 'Sync', sync_state, 'Priority', sync_priority)) FROM pg_stat_replication)`)
+ `+sendersQuery)
 	if err != nil {
 		return view, err
 	}
@@ -64,8 +63,9 @@ func (c *Controller) syncView(ctx context.Context) (view pg.SyncView, err error)
 		return view, err
 	}
 	if row[2] != "" {
-		err = json.Unmarshal([]byte(row[2]), &view.Senders)
-		sortSenders(view.Senders)
+		var senders senderRows
+		err = json.Unmarshal([]byte(row[2]), &senders)
+		view.Senders = senders.sorted()
 	}
 	return view, err
 }

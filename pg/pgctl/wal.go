@@ -15,14 +15,14 @@ import (
 
 // walGeometry is how a server's WAL is cut: bytes per file and per page.
 type walGeometry struct {
-	segment int64
-	page    int64
+	segment uint64
+	page    uint64
 }
 
 // fileName is the name of the WAL file that holds a byte on a timeline.
 func (g walGeometry) fileName(timeline pg.Timeline, at pg.LSN) string {
-	number := uint64(at) / uint64(g.segment)
-	perID := uint64(1<<32) / uint64(g.segment)
+	number := uint64(at) / g.segment
+	perID := uint64(1<<32) / g.segment
 	return fmt.Sprintf("%s%08X%08X", timeline.Hex(), number/perID, number%perID)
 }
 
@@ -40,7 +40,7 @@ func (g walGeometry) fileName(timeline pg.Timeline, at pg.LSN) string {
 // who holds no more than that must not count as somebody who has reached the
 // newer timeline. Zero, without error, if no file has the byte.
 func timelineOf(directory string, geometry walGeometry, end pg.LSN) (pg.Timeline, error) {
-	if end == 0 || geometry.segment <= 0 || geometry.page <= 0 {
+	if end == 0 || geometry.segment == 0 || geometry.page == 0 {
 		return 0, nil
 	}
 	entries, err := os.ReadDir(directory)
@@ -83,7 +83,7 @@ const (
 
 // pageOf looks at the page of a WAL file that holds a byte.
 func pageOf(path string, geometry walGeometry, at pg.LSN) (pageState, error) {
-	f, err := os.Open(path)
+	f, err := os.Open(path) //nolint:gosec // a file of the configured directories
 	if errors.Is(err, fs.ErrNotExist) {
 		return pageForeign, nil // recycled meanwhile
 	}
@@ -91,19 +91,19 @@ func pageOf(path string, geometry walGeometry, at pg.LSN) (pageState, error) {
 		return pageForeign, fmt.Errorf("read WAL: %w", err)
 	}
 	defer f.Close() //nolint:errcheck // read only
-	start := uint64(at) / uint64(geometry.segment) * uint64(geometry.segment)
-	page := uint64(at) / uint64(geometry.page) * uint64(geometry.page)
+	start := uint64(at) / geometry.segment * geometry.segment
+	page := uint64(at) / geometry.page * geometry.page
 	for state := pageWritten; ; state = pageTail {
 		header, err := readPageHeader(f, int64(page-start)) //nolint:gosec // below the segment's size
 		switch {
 		case err != nil:
-			return pageForeign, nil //nolint:nilerr // a short file does not hold the page
+			return pageForeign, nil // a short file does not hold the page
 		case header.is(page):
 			return state, nil
 		case header != pageHeader{} || page == start:
 			return pageForeign, nil
 		}
-		page -= uint64(geometry.page)
+		page -= geometry.page
 	}
 }
 
@@ -150,7 +150,7 @@ func historyName(timeline pg.Timeline) string { return timeline.Hex() + ".histor
 
 // readHistory reads a timeline's history file; fs.ErrNotExist if there is none.
 func readHistory(directory string, timeline pg.Timeline) (pg.History, error) {
-	text, err := os.ReadFile(filepath.Join(directory, historyName(timeline)))
+	text, err := os.ReadFile(filepath.Join(directory, historyName(timeline))) //nolint:gosec // a file of the configured directories
 	if err != nil {
 		return nil, fmt.Errorf("history of timeline %d: %w", timeline, err)
 	}
@@ -176,7 +176,7 @@ func (c *Controller) findPlaceholders() ([]string, error) {
 	}
 	var found []string
 	for _, path := range slices.Backward(paths) { // the highest timeline first
-		text, err := os.ReadFile(path)
+		text, err := os.ReadFile(path) //nolint:gosec // a file of the configured directories
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
