@@ -73,10 +73,7 @@ func (c *Cluster) Connect(client, node string) (*Session, error) {
 			return fmt.Errorf("connect to %s: %w: its gate is closed", node, ErrRefused)
 		}
 		c.clients++
-		session = &Session{p: s.proc, label: "session " + strconv.Itoa(c.clients), client: client, level: LevelOn}
-		if l := s.proc.postmaster.read.Level; l != "" {
-			session.level = l
-		}
+		session = &Session{p: s.proc, label: "session " + strconv.Itoa(c.clients), client: client, level: c.cfg.Level}
 		s.proc.sessions = append(s.proc.sessions, session)
 		return nil
 	})

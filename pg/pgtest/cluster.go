@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,6 +38,7 @@ type Config struct {
 	// Without switches rules of the model off, for tests of what rests on them.
 	Without []Rule
 
+	Level       Level  // synchronous_commit of new sessions, default LevelOn
 	Version     int    // server_version_num, default 150018
 	SegmentSize pg.LSN // of WAL files, default 16 MiB
 	WALKeep     pg.LSN // wal_keep_size, default 128 MiB
@@ -57,22 +59,10 @@ func (cfg Config) complete() (Config, error) {
 		if n.Name == "" {
 			return cfg, errors.New("pgtest: a node has no name")
 		}
-		if n.Host == "" {
-			n.Host = n.Name
-		}
-		if n.Port == 0 {
-			n.Port = 5432
-		}
+		setDefault(&n.Host, n.Name)
+		setDefault(&n.Port, 5432)
 	}
-	slices.SortFunc(cfg.Nodes, func(a, b Node) int {
-		switch {
-		case a.Name < b.Name:
-			return -1
-		case a.Name > b.Name:
-			return 1
-		}
-		return 0
-	})
+	slices.SortFunc(cfg.Nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
 	for i := 1; i < len(cfg.Nodes); i++ {
 		if cfg.Nodes[i].Name == cfg.Nodes[i-1].Name {
 			return cfg, fmt.Errorf("pgtest: two nodes are called %q", cfg.Nodes[i].Name)
@@ -81,6 +71,7 @@ func (cfg Config) complete() (Config, error) {
 	if cfg.Reachable == nil {
 		cfg.Reachable = func(_, _ string) bool { return true }
 	}
+	setDefault(&cfg.Level, LevelOn)
 	setDefault(&cfg.Version, 150018)
 	setDefault(&cfg.SegmentSize, 16<<20)
 	setDefault(&cfg.WALKeep, 128<<20)
@@ -89,8 +80,9 @@ func (cfg Config) complete() (Config, error) {
 	return cfg, nil
 }
 
-func setDefault[T int | pg.LSN](value *T, standard T) {
-	if *value == 0 {
+func setDefault[T comparable](value *T, standard T) {
+	var zero T
+	if *value == zero {
 		*value = standard
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/pghad/pghad/pg"
 )
@@ -256,12 +257,5 @@ func (p *process) stuck() bool {
 	if p.postmaster.alive {
 		return p.postmaster.frozen
 	}
-	stuck := p.checkpointer.frozen || p.startup != nil && p.startup.frozen || p.receiver != nil && p.receiver.frozen
-	for _, w := range p.senders {
-		stuck = stuck || w.frozen
-	}
-	for _, s := range p.sessions {
-		stuck = stuck || s.frozen
-	}
-	return stuck
+	return p.deafToTerm() || p.checkpointer.frozen || slices.ContainsFunc(p.senders, func(w *sender) bool { return w.frozen })
 }

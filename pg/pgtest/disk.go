@@ -37,7 +37,6 @@ type settings struct {
 	Sync     pg.SyncSetting
 	Upstream pg.Upstream
 	GateOpen bool
-	Level    Level // synchronous_commit
 	Revision uint64
 }
 

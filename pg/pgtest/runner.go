@@ -13,14 +13,18 @@ import (
 type Runner interface {
 	// Effect is asked before each sub-effect, by name: "promote/signal". It may
 	// block, which delays or pauses the agent. An error means that the effect
-	// does not happen, and ends the operation: so does the death of the agent.
+	// does not happen, and ends the operation. An agent dies by errors from all
+	// calls, those that are under way too; ctx alone does not end everything.
 	Effect(ctx context.Context, name string) error
 
 	// Await blocks until done reports true. It is to be asked after every event
 	// and effect, not any more after Await has returned; it takes the cluster's
 	// lock itself, and changes nothing in the world.
-	// ErrImpatient makes the operation take its next, harder way where it has one,
-	// as the passing of time does in a real controller, and is an error elsewhere.
+	// ErrImpatient says that it has taken long enough, as the controller's own
+	// limits of time do in reality. Fence then ends the receiver, and the second
+	// time restarts the server; a restart that does not stop fast stops at once; a
+	// start kills what is left of the server before; Promote stops the server.
+	// Elsewhere it is an error like any other.
 	Await(ctx context.Context, what string, done func() bool) error
 }
 

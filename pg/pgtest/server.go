@@ -246,7 +246,7 @@ func (p *process) postmasterEvents(a *agenda) {
 	}
 	a.may(m.stopping == pg.StopImmediate, processPostmaster, "quit", func() { p.end(pg.ProcessStopped) })
 	a.may(m.reload, processPostmaster, "reload", p.reload)
-	a.may(m.stopping == pg.StopFast && !m.shutting, processPostmaster, "end sessions", p.endSessions)
+	a.may(m.stopping == pg.StopFast && !m.shutting && !p.deafToTerm(), processPostmaster, "end sessions", p.endSessions)
 	a.may(m.stopping == pg.StopFast && m.shutting && len(p.senders) == 0 && p.shutDown(), processPostmaster, "exit",
 		func() { p.end(pg.ProcessStopped) })
 }
@@ -291,6 +291,16 @@ func (p *process) endSessions() {
 	d.control.Minimum = max(d.control.Minimum, p.replayed)
 	d.control.MinimumTimeline = max(d.control.MinimumTimeline, d.wal.timelineAt(p.replayed))
 	p.startup = nil
+}
+
+// deafToTerm reports whether a process that a fast stop has to end is frozen: it
+// does not answer SIGTERM, and the postmaster waits.
+func (p *process) deafToTerm() bool {
+	deaf := p.startup != nil && p.startup.frozen || p.receiver != nil && p.receiver.frozen
+	if p.phase != phasePrimary {
+		deaf = deaf || p.checkpointer.frozen // it has the shutdown restartpoint to write
+	}
+	return deaf || slices.ContainsFunc(p.sessions, func(s *Session) bool { return s.frozen })
 }
 
 // shutDown reports whether nothing is left to be written before the exit.

@@ -450,3 +450,22 @@ func TestWaitingReceiverKeepsItsConnection(t *testing.T) {
 	w.Settle(nil)
 	require.Len(t, w.senders("d"), 1)
 }
+
+// A frozen startup process: neither the receiver's end nor a fast stop help, the
+// server is stopped at once and started fenced. What it holds is replayed there.
+func TestFenceOfAFrozenStartup(t *testing.T) {
+	t.Parallel()
+	w := replicated(t, pgtest.Config{}, "a", "b")
+	w.setSync("a", "ANY 1 (b)")
+	w.Settle(nil)
+	w.freeze("b", "startup")
+	require.Equal(t, pgtest.Acked, w.commit("a", "one"))
+	var effects []string
+	w.run["b"].Before = func(name string) error {
+		effects = append(effects, name)
+		return nil
+	}
+	require.Equal(t, w.row("one").End, w.fence("b").LSN)
+	require.Subset(t, effects, []string{"fence/end-receiver", "stop/signal-fast", "stop/signal-immediate", "start/launch"})
+	require.True(t, w.visible("b", "one"))
+}
