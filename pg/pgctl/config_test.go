@@ -38,7 +38,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"SSLMode":                       func(c *pgctl.Config) { c.SSLMode = "maybe" },
 		"database \"template1\"":        func(c *pgctl.Config) { c.Database = "template1" },
 		"HBA":                           func(c *pgctl.Config) { c.HBA = []string{"local all all trust\nhost all all all trust"} },
-		"the server's user":             func(c *pgctl.Config) { c.User = "nobody-of-this-name" },
+		"nobody-of-this-name":           func(c *pgctl.Config) { c.User = "nobody-of-this-name" },
 		"is managed":                    func(c *pgctl.Config) { c.Parameters = map[string]string{"Primary_ConnInfo": "x"} },
 		"use on or remote_apply":        func(c *pgctl.Config) { c.Parameters = map[string]string{"synchronous_commit": "local"} },
 		"must stay on":                  func(c *pgctl.Config) { c.Parameters = map[string]string{"fsync": "off"} },

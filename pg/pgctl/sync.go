@@ -27,9 +27,17 @@ func (c *Controller) setSync(ctx context.Context, value string) error {
 	if c.adopt() != nil {
 		return c.change(ctx, func(s *settings) { s.Sync = value })
 	}
-	// Only remembered: there may be no data yet, and every start writes it.
+	edit := func(s *settings) { s.Sync = value }
+	if err := c.repair(); err != nil {
+		return err
+	}
+	if c.checkComplete() == nil {
+		_, err := c.prepare(edit)
+		return err
+	}
+	// Only remembered: there is no data to write it to, and each start writes it.
 	s := c.current()
-	s.Sync = value
+	edit(&s)
 	return c.remember(s)
 }
 
