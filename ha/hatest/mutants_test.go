@@ -2,19 +2,24 @@ package hatest_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pghad/pghad/ha"
 	"github.com/pghad/pghad/ha/hatest"
 )
 
@@ -296,4 +301,102 @@ func TestPatches(t *testing.T) {
 	}
 }
 
-func simulateLocks(*testing.T, uint64) *hatest.Violation { return nil }
+// TestLocks lets a few seeds of the locks alone go by: without a defect no two
+// leases are in force at once.
+func TestLocks(t *testing.T) {
+	for seed := range uint64(10) {
+		require.Nil(t, simulateLocks(t, seed+1), "seed %d", seed+1)
+	}
+}
+
+const (
+	ruleTwoLeases = "two leases in force"
+	ruleNoLease   = "nobody gets the lock"
+)
+
+// simulateLocks is a world of nothing but Lockers that compete for one lock,
+// over a bad network that is cut again and again. Its oracle looks at every
+// instant of true time, by each holder's own clock.
+func simulateLocks(t *testing.T, seed uint64) (violation *hatest.Violation) {
+	t.Helper()
+	holders := map[string]func() bool{} // by host; whether its lease is in force
+	var mu sync.Mutex
+	terms := 0
+	cfg := hatest.Config{
+		Seed: seed, Hosts: []string{"a", "b", "c"},
+		Network: hatest.Network{LatencyMin: time.Millisecond, LatencyMax: 2 * time.Second, Tail: 3 * time.Second, Loss: 0.1},
+		Agent: func(ctx context.Context, env hatest.Env) error {
+			return compete(ctx, env, func(lease *ha.Lease) {
+				mu.Lock()
+				defer mu.Unlock()
+				terms++
+				holders[env.Name] = func() bool { return lease.Context().Err() == nil && env.Clock.Now().Before(lease.Until()) }
+			})
+		},
+	}
+	hatest.Run(t, cfg, func(w *hatest.World) {
+		overlap := func() bool {
+			var both []string
+			for _, name := range w.Hosts() {
+				if inForce := holders[name]; inForce != nil && inForce() {
+					both = append(both, name)
+				}
+			}
+			if len(both) > 1 {
+				violation = &hatest.Violation{Rule: ruleTwoLeases, Text: fmt.Sprint(both), At: w.Now()}
+			}
+			return violation != nil
+		}
+		trouble := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // repeatable on purpose
+		spell := func(most time.Duration) bool {
+			return w.RunUntil(time.Duration(1+trouble.Int64N(int64(most))), overlap)
+		}
+		w.Start()
+		for range 12 {
+			if spell(15 * time.Second) {
+				return
+			}
+			host := w.Hosts()[trouble.IntN(3)]
+			links := [][2]string{{host, "dcs"}, {"dcs", host}}[trouble.IntN(2):]
+			for _, l := range links {
+				w.Cut(l[0], l[1])
+			}
+			found := spell(20 * time.Second)
+			for _, l := range links {
+				w.Heal(l[0], l[1])
+			}
+			if found {
+				return
+			}
+		}
+		if terms < 3 {
+			violation = &hatest.Violation{Rule: ruleNoLease, Text: fmt.Sprintf("only %d terms", terms), At: w.Now()}
+		}
+	})
+	return violation
+}
+
+// compete is an agent that takes the lock as often as it can. Its margin is
+// shorter than a request may take.
+func compete(ctx context.Context, env hatest.Env, won func(*ha.Lease)) error {
+	locker, err := ha.NewLocker(ha.LockerConfig{
+		Store: env.Store, TTL: 10 * time.Second, RenewEvery: 3 * time.Second, Margin: 500 * time.Millisecond, Request: 3 * time.Second,
+		Clock: env.Clock, Wall: env.Wall, Logger: env.Logger,
+	})
+	if err != nil {
+		return fmt.Errorf("agent of %s: %w", env.Name, err)
+	}
+	defer func() { _ = locker.Close(context.WithoutCancel(ctx)) }() // at the end the world is gone
+	for {
+		lease, err := locker.Acquire(ctx, "/locks/one", []byte(env.Name))
+		if err != nil {
+			return fmt.Errorf("agent of %s: %w", env.Name, err)
+		}
+		won(lease)
+		<-lease.Context().Done()
+		_ = lease.Release(context.WithoutCancel(ctx)) // it expires
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+}
