@@ -46,7 +46,8 @@ func (h *hostTime) rebase(now time.Duration) {
 	h.base = now
 }
 
-// when is the world time at which the monotonic clock shows mono, rounded up.
+// when is the world time at which the monotonic clock, which must not be
+// suspended, shows mono: rounded up.
 func (h *hostTime) when(mono time.Duration) time.Duration {
 	left := mono - h.mono
 	if left <= 0 {
@@ -137,10 +138,12 @@ func (c *nodeClock) arm(d time.Duration, fire func()) *clock.Timer {
 	a.enter = func(id digest) {
 		it := &item{id: id, agent: c.agent, timer: t, run: t.fire}
 		it.label = func() string { return fmt.Sprintf("%s timer of %s", c.host.name, d) }
-		it.due = max(c.host.time.when(t.deadline), c.world.now())
-		if c.host.time.suspended {
+		if c.host.time.suspended && !c.world.draining {
 			c.host.frozen = append(c.host.frozen, it)
 			return
+		}
+		if !c.world.draining {
+			it.due = max(c.host.time.when(t.deadline), c.world.now())
 		}
 		c.world.schedule(it)
 	}
