@@ -18,13 +18,20 @@ import (
 	"github.com/pghad/pghad/pg"
 )
 
+// Voter is what an Elector needs of the local server.
+type Voter interface {
+	Fencer
+	// Stop is the fence of a server that has no position: see Starter.
+	Stop(ctx context.Context, mode pg.StopMode) error
+}
+
 // ElectorConfig is what an Elector needs. Store, Locker, Keys, Postgres, Memory
 // and Name are required.
 type ElectorConfig struct {
 	Store    dcs.Store
 	Locker   *Locker // holds `epoch_manager` and, after a victory, `leader`
 	Keys     record.Keys
-	Postgres Fencer
+	Postgres Voter
 	Memory   *Memory // pledge and published position; owned by the caller's goroutine
 	Name     string  // of this node
 
@@ -244,18 +251,9 @@ func (e *Elector) vote(ctx context.Context, now record.Cluster, plan election.Pl
 	if err := e.pledge(state.ID, state.Nonce); err != nil {
 		return err
 	}
-	err := e.cfg.Effects.run("election/fence", func() error { return e.cfg.Postgres.Fence(ctx) })
+	position, counts, err := e.fencedPosition(ctx)
 	if err != nil {
-		return fmt.Errorf("fence: %w", err)
-	}
-	position, err := e.cfg.Postgres.Position(ctx)
-	if err != nil {
-		return fmt.Errorf("position: %w", err)
-	}
-	local := e.cfg.Memory.State()
-	counts := !local.BelowFloor()
-	if counts && position.Compare(local.Published) < 0 {
-		return fmt.Errorf("%w: it holds %s and has voted with %s", ErrRolledBack, position, local.Published)
+		return err
 	}
 	vote := record.Vote{
 		Format: record.Format, ID: state.ID, Nonce: state.Nonce, Member: e.self(),
@@ -279,6 +277,33 @@ func (e *Elector) vote(ctx context.Context, now record.Cluster, plan election.Pl
 	e.cfg.Logger.InfoContext(ctx, "vote cast", "election", state.ID, "position", position.String(), "counts", counts, "plan", plan.String())
 	e.tell(ElectionInfo{ID: state.ID, Step: "voted", Vote: position})
 	return nil
+}
+
+// fencedPosition fences the server and reads what it holds. A life below its
+// floor has no position that counts, and perhaps no data that can be opened:
+// its server is stopped, which is a fence too.
+func (e *Elector) fencedPosition(ctx context.Context) (position pg.Position, counts bool, err error) {
+	ctx, cancel := timectx.With(ctx, e.cfg.Clock, e.cfg.Timing.ElectionTimeout, "fence")
+	defer cancel()
+	local := e.cfg.Memory.State()
+	if local.BelowFloor() {
+		err := e.cfg.Effects.run("election/fence", func() error { return e.cfg.Postgres.Stop(ctx, pg.StopImmediate) })
+		if err != nil {
+			return pg.Position{}, false, fmt.Errorf("stop, for want of a position: %w", err)
+		}
+		return pg.Position{}, false, nil
+	}
+	if err := e.cfg.Effects.run("election/fence", func() error { return e.cfg.Postgres.Fence(ctx) }); err != nil {
+		return pg.Position{}, false, fmt.Errorf("fence: %w", err)
+	}
+	position, err = e.cfg.Postgres.Position(ctx)
+	if err != nil {
+		return pg.Position{}, false, fmt.Errorf("position: %w", err)
+	}
+	if position.Compare(local.Published) < 0 {
+		return pg.Position{}, false, fmt.Errorf("%w: it holds %s and has voted with %s", ErrRolledBack, position, local.Published)
+	}
+	return position, true, nil
 }
 
 // pledge binds the node to an election. A pledge of the same number for
@@ -319,17 +344,12 @@ func (e *Elector) takeOver(ctx context.Context, now record.Cluster, plan electio
 	}
 	// The position is read again: only a fenced standby takes office, also
 	// when it was restarted since it voted.
-	position, err := e.cfg.Postgres.Position(ctx)
-	if errors.Is(err, pg.ErrNotFenced) || errors.Is(err, pg.ErrNotRunning) {
-		if err = e.cfg.Effects.run("election/fence", func() error { return e.cfg.Postgres.Fence(ctx) }); err == nil {
-			position, err = e.cfg.Postgres.Position(ctx)
-		}
-	}
+	position, counts, err := e.fencedPosition(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("fence: %w", err)
+		return nil, err
 	}
-	if position.Compare(e.cfg.Memory.State().Published) < 0 {
-		return nil, fmt.Errorf("%w: it holds %s and has voted with %s", ErrRolledBack, position, e.cfg.Memory.State().Published)
+	if !counts {
+		return nil, errors.New("this node has won and is below its floor: it waits to be replaced")
 	}
 	timeline := max(now.History.Value.Newest(), position.Timeline, now.Timeline.Value)
 	for _, v := range now.Votes {

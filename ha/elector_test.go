@@ -24,6 +24,7 @@ import (
 type voter struct {
 	position pg.Position
 	fenced   bool
+	stopped  bool
 	err      error
 	onFence  func()
 }
@@ -41,6 +42,11 @@ func (v *voter) Position(context.Context) (pg.Position, error) {
 		return pg.Position{}, pg.ErrNotFenced
 	}
 	return v.position, nil
+}
+
+func (v *voter) Stop(context.Context, pg.StopMode) error {
+	v.stopped = true
+	return v.err
 }
 
 type ramDisk struct{ state ha.LocalState }
@@ -263,6 +269,7 @@ func TestVoterBelowItsFloorIsCountedAndCannotWin(t *testing.T) {
 		require.NoError(t, b.memories["b"].Update(func(s *ha.LocalState) { s.Floor = pg.Position{Timeline: 3, LSN: 0xA000000} }))
 		winner, _ := b.play("b", "c")
 		require.Equal(t, "c", winner)
+		require.True(t, b.voters["b"].stopped, "its data may not be fit to be opened: it is silenced by a stop")
 	})
 }
 

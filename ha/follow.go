@@ -9,6 +9,7 @@ import (
 	"github.com/pghad/pghad/ha/record"
 	"github.com/pghad/pghad/ha/rejoin"
 	"github.com/pghad/pghad/ha/role"
+	"github.com/pghad/pghad/internal/timectx"
 	"github.com/pghad/pghad/pg"
 )
 
@@ -109,15 +110,22 @@ func (n *Node) passFloor(v look, term record.Term) error {
 // fenced, a stopped one is started as a fenced standby, so that its position is
 // the end of what it holds.
 func (n *Node) restOnOwnData(ctx context.Context, v look) error {
-	if v.data != role.DataPresent || n.memory.State().Creating {
+	local := n.memory.State()
+	if v.data != role.DataPresent || local.Creating {
 		return nil
 	}
 	n.following = following{}
+	if local.BelowFloor() {
+		// It cannot be opened without its source: at rest it is stopped.
+		return n.stop(ctx, pg.StopImmediate)
+	}
 	if v.stopped() {
 		if err := n.startStandby(ctx, v, pg.Upstream{}); err != nil {
 			return err
 		}
 	}
+	ctx, cancel := timectx.With(ctx, n.cfg.Clock, n.cfg.Timing.ElectionTimeout, "fence")
+	defer cancel()
 	if err := n.cfg.Effects.run("follow/fence", func() error { return n.cfg.Postgres.Fence(ctx) }); err != nil {
 		return fmt.Errorf("fence: %w", err)
 	}
@@ -148,7 +156,12 @@ func (n *Node) planRejoin(ctx context.Context, v look, term record.Term, up pg.U
 		Spared: v.records.Status.Value.Term == term.ID && n.question.term == term.ID && n.question.nonce != "" &&
 			v.records.Status.Value.Spared[n.cfg.Name] == n.question.nonce,
 	}
-	if view.HasData {
+	switch {
+	case local.BelowFloor():
+		// What it will hold once it can be opened; it is no copy that anybody needs.
+		view.Own, view.Recorded = local.Floor, false
+		view.NoRewind = "the copy is below its floor and its source is gone"
+	case view.HasData:
 		if view.Own, err = n.cfg.Postgres.Position(ctx); err != nil {
 			return rejoin.Plan{}, fmt.Errorf("own position: %w", err)
 		}
@@ -161,6 +174,10 @@ func (n *Node) planRejoin(ctx context.Context, v look, term record.Term, up pg.U
 func (n *Node) startFollowing(ctx context.Context, v look, term record.Term, up pg.Upstream) error {
 	if err := n.pledgeTerm(v, term); err != nil {
 		return err
+	}
+	if n.memory.State().BelowFloor() {
+		n.following, n.question, n.noRewind = following{term: term.ID, upstream: up}, question{}, ""
+		return n.startStandby(ctx, v, up)
 	}
 	err := n.cfg.Effects.run("follow/point", func() error { return n.cfg.Postgres.Follow(ctx, up) })
 	if err != nil {
@@ -236,11 +253,8 @@ func (n *Node) rebuild(ctx context.Context, v look, term record.Term, up pg.Upst
 		return err
 	}
 	up.Name = n.streamName()
-	if err := n.startStandby(ctx, v, up); err != nil {
-		return err
-	}
 	n.following, n.question, n.noRewind = following{term: term.ID, upstream: up}, question{}, ""
-	return nil
+	return n.startStandby(ctx, v, up)
 }
 
 // askAgain is the last look before something is destroyed: the same term is

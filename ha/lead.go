@@ -211,13 +211,19 @@ func (n *Node) serve(ctx context.Context, v look) (time.Duration, error) {
 	}
 	if !v.server.GateOpen {
 		opened, err := n.openGate(ctx, v)
-		if err != nil || !opened {
-			return shortPause, err
+		if err != nil || opened {
+			// Slots and the rest follow at once, clients are not kept waiting for them.
+			return 0, err
 		}
-		// Slots and the rest follow at once, clients are not kept waiting for them.
-		return 0, nil
+		if n.cfg.Clock.Since(o.barrier.since) < n.cfg.Timing.Observe {
+			return shortPause, nil
+		}
+		// The members that are recorded do not come. Others may be admitted in
+		// their place, and those that come back are answered.
+		pause = shortPause
+	} else {
+		o.failures = 0
 	}
-	o.failures = 0
 	n.keepSlots(ctx, v)
 	busy, err := n.track(ctx, v)
 	if err != nil {
@@ -240,7 +246,7 @@ func (n *Node) serve(ctx context.Context, v look) (time.Duration, error) {
 func (n *Node) openGate(ctx context.Context, v look) (bool, error) {
 	o := n.office
 	if o.barrier.generation != v.server.Generation || o.barrier.lsn == 0 {
-		o.barrier = barrier{generation: v.server.Generation, lsn: v.server.Flushed}
+		o.barrier = barrier{generation: v.server.Generation, lsn: v.server.Flushed, since: n.cfg.Clock.Now()}
 	}
 	view := pg.SyncView{Setting: v.server.Sync, Flush: v.server.Flushed, Senders: v.server.Senders}
 	if passed, missing := quorum.Passed(view, v.recorded(), o.barrier.lsn); !passed {

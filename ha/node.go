@@ -304,6 +304,9 @@ func (n *Node) startStandby(ctx context.Context, v look, up pg.Upstream) error {
 	if err := n.cfg.Postgres.SetSync(ctx, n.dormant(v)); err != nil {
 		return fmt.Errorf("synchronous setting: %w", err)
 	}
+	// A recovery that takes longer goes on without being waited for.
+	ctx, cancel := timectx.With(ctx, n.cfg.Clock, n.cfg.Timing.ElectionTimeout, "start as a standby")
+	defer cancel()
 	err := n.cfg.Effects.run("server/start-standby", func() error { return n.cfg.Postgres.StartStandby(ctx, up) })
 	if err != nil {
 		return fmt.Errorf("start as a standby: %w", err)
@@ -328,9 +331,10 @@ func (n *Node) dormant(v look) pg.SyncSetting {
 	return setting
 }
 
-// stand keeps a standby running that streams from nobody.
+// stand keeps a standby running that streams from nobody. A copy below its floor
+// cannot be opened without its source.
 func (n *Node) stand(ctx context.Context, v look) (time.Duration, error) {
-	if v.stopped() {
+	if v.stopped() && !n.memory.State().BelowFloor() {
 		return 0, n.startStandby(ctx, v, pg.Upstream{})
 	}
 	return n.cfg.Timing.Observe, nil
@@ -340,10 +344,11 @@ func (n *Node) stand(ctx context.Context, v look) (time.Duration, error) {
 // votes does not stream.
 func (n *Node) elect(ctx context.Context, v look) (time.Duration, error) {
 	n.dropMembership(ctx)
-	if v.data != role.DataPresent {
+	below := n.memory.State().BelowFloor()
+	if v.data != role.DataPresent && !below {
 		return n.cfg.Timing.Observe, errors.New("this node is a recorded member and has no data to vote with")
 	}
-	if v.stopped() {
+	if v.stopped() && !below {
 		if err := n.startStandby(ctx, v, pg.Upstream{}); err != nil {
 			return 0, err
 		}

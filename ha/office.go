@@ -29,6 +29,7 @@ type office struct {
 type barrier struct {
 	generation uint64
 	lsn        pg.LSN
+	since      time.Time // when the wait began
 }
 
 // spare is a member's question whether its copy is needed, and the position
