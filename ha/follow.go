@@ -68,8 +68,13 @@ func (n *Node) keepFollowing(ctx context.Context, v look, term record.Term, up p
 	case !v.standby():
 		n.why = fmt.Sprintf("the server is %s and its health %s %s", v.server.Process, v.server.Health, v.server.Err)
 		return shortPause, nil
-	case !v.server.Streams():
+	case v.server.Streams():
+		n.dry = time.Time{}
+	default:
 		n.why = "waiting for the stream from " + up.Address()
+		if n.dryFor() >= n.cfg.Timing.ElectionTimeout {
+			return shortPause, n.turnAround(ctx, up)
+		}
 	}
 	if err := n.passFloor(v, term); err != nil {
 		return shortPause, err
@@ -82,6 +87,33 @@ func (n *Node) keepFollowing(ctx context.Context, v look, term record.Term, up p
 		return n.cfg.Timing.Observe / 4, nil
 	}
 	return n.cfg.Timing.Observe, nil
+}
+
+// dryFor is how long the server has followed without a stream.
+func (n *Node) dryFor() time.Duration {
+	now := n.cfg.Clock.Now()
+	if n.dry.IsZero() {
+		n.dry = now
+	}
+	return now.Sub(n.dry)
+}
+
+// turnAround restarts a server that does not stream although its primary is
+// there: a startup process that is set on a timeline which it has not reached
+// does not turn to one that forked earlier. After that the node compares
+// lineages anew.
+func (n *Node) turnAround(ctx context.Context, up pg.Upstream) error {
+	n.dry = time.Time{}
+	asked, cancel := n.request(ctx, "asking "+up.Address()+" who it is")
+	_, err := n.cfg.Postgres.Identify(asked, up)
+	cancel()
+	if err != nil {
+		return fmt.Errorf("identify %s: %w", up.Address(), err)
+	}
+	n.cfg.Logger.WarnContext(ctx, "no stream from a primary that is there, restarting", "primary", up.Address())
+	bounded, cancel := timectx.With(ctx, n.cfg.Clock, n.cfg.Timing.ElectionTimeout, "fast stop")
+	defer cancel()
+	return n.stop(bounded, pg.StopFast)
 }
 
 // counts reports whether this node may be counted as a holder of commits: it

@@ -78,7 +78,8 @@ type Node struct {
 	why        string
 	question   question
 	published  published
-	noRewind   string // why a rewind of this data was found impossible
+	dry        time.Time // since when the server follows without a stream, zero if it streams
+	noRewind   string    // why a rewind of this data was found impossible
 
 	mu     sync.Mutex // guards status only; never held over anything that waits
 	status NodeStatus
