@@ -102,7 +102,7 @@ func (a *agent) exchange(ctx context.Context, kind, key string, begin func(t *ta
 	w.arrive(&arrival{
 		identity: identity{host: a.host.name, life: a.life, kind: kind, key: key},
 		enter:    func(id digest) { begin(t, id) },
-	}, 2)
+	})
 	select {
 	case <-t.done:
 		return false, t.err

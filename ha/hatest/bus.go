@@ -21,7 +21,11 @@ type identity struct {
 	stack [stackDepth]uintptr // of the caller; only looked at when all else is equal
 }
 
-const stackDepth = 12
+const stackDepth = 8
+
+// timerKind is the kind of timers, the only operations of which a node makes
+// several equal ones at a time.
+const timerKind = "timer"
 
 func (id *identity) digest() digest {
 	return newDigest().str(id.host).num(uint64(id.life)).str(id.kind).str(id.key) //nolint:gosec // small, not negative
@@ -101,8 +105,10 @@ func (q *queue) Pop() any {
 
 // arrive brings an operation to the bus. It may be called from any goroutine of
 // the bubble, and does not block.
-func (w *World) arrive(a *arrival, skip int) {
-	runtime.Callers(skip+2, a.stack[:])
+func (w *World) arrive(a *arrival) {
+	if a.kind == timerKind {
+		runtime.Callers(3, a.stack[:])
+	}
 	w.mu.Lock()
 	w.inbox = append(w.inbox, a)
 	w.mu.Unlock()

@@ -131,7 +131,7 @@ func (c *nodeClock) arm(d time.Duration, fire func()) *clock.Timer {
 	handle := c.base.AfterFunc(never, func() {})
 	mono, _ := c.elapsed()
 	t := &timer{host: c.host, deadline: mono + d, stop: handle.Stop, fire: fire}
-	a := &arrival{identity: identity{host: c.host.name, kind: "timer", key: d.String()}}
+	a := &arrival{identity: identity{host: c.host.name, kind: timerKind, key: d.String()}}
 	if c.agent != nil {
 		a.life = c.agent.life
 	}
@@ -147,7 +147,7 @@ func (c *nodeClock) arm(d time.Duration, fire func()) *clock.Timer {
 		}
 		c.world.schedule(it)
 	}
-	c.world.arrive(a, 2)
+	c.world.arrive(a)
 	return handle
 }
 

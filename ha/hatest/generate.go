@@ -151,6 +151,34 @@ var families = []family{
 	}},
 }
 
+// ousters are the kinds of trouble after which somebody else has to lead.
+var ousters = []family{
+	{"crash", func(p *Plan, r *rand.Rand) Incident {
+		return Incident{Verb: "crash", Args: []string{"leader"}, For: long(p, r)}
+	}},
+	{"isolate", func(p *Plan, r *rand.Rand) Incident {
+		return Incident{Verb: "isolate", Args: []string{"leader"}, For: long(p, r)}
+	}},
+	{"dcs-cut", func(p *Plan, r *rand.Rand) Incident {
+		return Incident{Verb: "dcs-cut", Args: []string{"leader"}, For: long(p, r)}
+	}},
+	{"pause", func(p *Plan, r *rand.Rand) Incident {
+		return Incident{Verb: pick(r, "pause-agent", "pause-host", "suspend"), Args: []string{"leader"}, For: long(p, r)}
+	}},
+	{"kill-agent", func(p *Plan, r *rand.Rand) Incident {
+		return Incident{Verb: "kill-agent", Args: []string{"leader"}, For: long(p, r)}
+	}},
+	{"expire", func(_ *Plan, _ *rand.Rand) Incident {
+		return Incident{Verb: "expire", Args: []string{"leader"}}
+	}},
+}
+
+// long is longer than a lease.
+func long(p *Plan, r *rand.Rand) time.Duration {
+	f := pick(r, 1.3, 1.6, 2, 3)
+	return time.Duration(f * float64(p.Timing.TTL)).Round(time.Millisecond)
+}
+
 // warmUp is the time in which the cluster comes into being.
 const warmUp = 12 * time.Second
 
@@ -160,18 +188,20 @@ func drawIncidents(p *Plan, r *rand.Rand) {
 	if r.IntN(12) == 0 {
 		return // the control group
 	}
-	var on []family
+	on := []family{families[r.IntN(len(families))]}
+	ouster := ousters[r.IntN(len(ousters))]
 	for _, f := range families {
 		if r.IntN(3) == 0 {
 			on = append(on, f)
 		}
 	}
-	if len(on) == 0 {
-		on = append(on, families[r.IntN(len(families))])
-	}
 	pause := pick(r, 500*time.Millisecond, 4*time.Second, 12*time.Second)
 	for at := warmUp; at < p.Length; {
-		i := on[r.IntN(len(on))].draw(p, r)
+		f := on[r.IntN(len(on))]
+		if r.IntN(5) < 2 {
+			f = ouster
+		}
+		i := f.draw(p, r)
 		if i.Point == "" {
 			i.At = at.Round(time.Millisecond)
 		}

@@ -346,7 +346,7 @@ func (s *simulation) hook(a *agent, point string, n int) {
 			enter: func(id digest) {
 				s.world.after(0, id, func() string { return fmt.Sprintf("--- %s", strike) }, func() { s.strike(strike) })
 			},
-		}, 1)
+		})
 	}
 }
 
@@ -364,5 +364,5 @@ func (s *simulation) restart(h *host, i Incident) {
 				w.after(i.For, id, func() string { return "--- end of " + i.String() }, func() { s.undo(n) })
 			}
 		},
-	}, 1)
+	})
 }

@@ -27,25 +27,26 @@ type oracle struct {
 	sim      *simulation
 	keys     []string // protected
 	byLeader []string
+	read     []string // keys of the records that are looked at
+	votes    string   // what the keys of votes begin with
 
-	acked     []pgtest.Commit
-	top       pgtest.Commit // the newest acknowledged commit of the newest timeline
-	promoted  map[pg.Timeline]string
-	primary   string // that was promoted last
-	newest    pg.Timeline
-	dirty     bool
-	rows      map[string]pgtest.Commit // under way, by session
-	office    uint64                   // the term of the last take-over
-	lastAck   map[string]time.Duration
-	well      time.Duration
-	looked    time.Duration
-	violation bool
+	acked    []pgtest.Commit
+	top      pgtest.Commit // the newest acknowledged commit of the newest timeline
+	promoted map[pg.Timeline]string
+	primary  string // that was promoted last
+	newest   pg.Timeline
+	dirty    bool
+	rows     map[string]pgtest.Commit // under way, by session
+	well     time.Duration
+	looked   time.Duration
 }
 
 func (o *oracle) init(s *simulation) {
 	o.sim, o.well, o.looked = s, -1, -1
-	o.promoted, o.rows, o.lastAck = map[pg.Timeline]string{}, map[string]pgtest.Commit{}, map[string]time.Duration{}
+	o.promoted, o.rows = map[pg.Timeline]string{}, map[string]pgtest.Commit{}
 	o.keys, o.byLeader = protected(s.keys)
+	o.read = []string{s.keys.Leader(), s.keys.Quorum(), s.keys.History(), s.keys.FailoverState()}
+	o.votes = s.keys.Prefix() + "election/"
 }
 
 // fired is told of every event of a server, after it.

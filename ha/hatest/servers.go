@@ -25,6 +25,9 @@ type servers struct {
 	lazy    float64              // share of events that take a process long
 }
 
+// statusInterval is wal_receiver_status_interval.
+const statusInterval = 10 * time.Second
+
 // pending is an event that waits for its time.
 type pending struct {
 	event pgtest.Event
@@ -67,7 +70,8 @@ func (s *servers) refresh() {
 		return
 	}
 	s.round++
-	for _, e := range s.cluster.Enabled() {
+	enabled := s.cluster.Enabled()
+	for _, e := range enabled {
 		if p := s.due[e]; p != nil {
 			p.round = s.round
 			continue
@@ -75,6 +79,9 @@ func (s *servers) refresh() {
 		p := &pending{event: e, round: s.round}
 		s.due[e] = p
 		s.plan(p)
+	}
+	if len(s.due) == len(enabled) {
+		return
 	}
 	for e, p := range s.due { // in no order: only forgets
 		if p.round != s.round {
@@ -117,6 +124,8 @@ func (s *servers) delay(e pgtest.Event, id digest) time.Duration {
 		return s.retry
 	case e.Action == "timeout":
 		return s.timeout
+	case e.Action == "status":
+		return statusInterval
 	case e.Timer():
 		return roll.spread(5*time.Second, 5*time.Minute)
 	}

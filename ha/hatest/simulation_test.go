@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -25,6 +26,12 @@ var (
 	marks = flag.Bool("marks", false, "print how often each crash point was passed and each situation was visited")
 	plan  = flag.String("plan", "", "run this plan once and print its transcript (TestPlan)")
 )
+
+// TestMain lets garbage pile up: the runs are short, and much of it is theirs.
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(400)
+	m.Run()
+}
 
 // cpuTime is what this process has used of the processors.
 func cpuTime() time.Duration {

@@ -239,7 +239,7 @@ func (s *store) Watch(ctx context.Context, prefix string) <-chan dcs.Update {
 				watch.schedule()
 			}
 		},
-	}, 1)
+	})
 	context.AfterFunc(ctx, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
