@@ -155,25 +155,22 @@ func (o *oracle) tookOffice(host string) {
 	if recorded.Version == 0 {
 		return // the cluster is being created
 	}
-	votes := before.ValidVotes()
-	need := len(recorded.D()) - recorded.K
-	byPrimary := false
-	var best pg.Position
-	for _, v := range votes {
-		byPrimary = byPrimary || v.Member == recorded.Primary
-		if v.HasPosition && v.Position.Compare(best) > 0 {
-			best = v.Position
-		}
+	held := s.servers.cluster.Server(host).Held
+	votes, byPrimary := 0, false
+	for _, v := range before.ValidVotes() {
 		server := s.servers.cluster.Server(v.Member.Node)
 		if server.Receiving && s.world.host(v.Member.Node).disk.Pledge <= before.Failover.Value.ID {
 			s.violate(ruleElection, "%s takes office by a vote of %s, which still receives", host, v.Member)
 		}
+		if v.HasPosition && v.Position.Compare(held) > 0 {
+			continue // it came when the winner had been named by others
+		}
+		votes++
+		byPrimary = byPrimary || v.Member == recorded.Primary && v.HasPosition
 	}
-	if len(votes) < need && !byPrimary {
-		s.violate(ruleElection, "%s takes office with %d votes, %d of %v are needed", host, len(votes), need, recorded.D())
-	}
-	if held := s.servers.cluster.Server(host).Held; held.Compare(best) < 0 {
-		s.violate(ruleElection, "%s takes office with %s, and a vote says %s", host, held, best)
+	if need := len(recorded.D()) - recorded.K; votes < need && !byPrimary {
+		s.violate(ruleElection, "%s takes office with %s and %d votes that do not surpass it, %d of %v are needed",
+			host, held, votes, need, recorded.D())
 	}
 }
 

@@ -86,6 +86,7 @@ func (c *carriage) label(what string) func() string {
 func (c *carriage) send(t *task, id digest) {
 	w := c.world()
 	c.task, c.id = t, id
+	w.storeCalls++
 	if c.says != nil {
 		w.trace = c.says(w.trace)
 	}
@@ -115,7 +116,6 @@ func (c *carriage) arrive() {
 		return
 	}
 	c.err = c.apply(context.Background())
-	w.storeCalls++
 	if c.retried {
 		w.reach("request applied late")
 	}
@@ -301,6 +301,7 @@ func (wa *watch) deliver(u dcs.Update) {
 	if wa.closed {
 		return
 	}
+	w.storeCalls++
 	select {
 	case <-wa.ch:
 	default:

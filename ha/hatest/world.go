@@ -73,7 +73,7 @@ type World struct {
 
 	trace      digest
 	events     uint64
-	storeCalls uint64
+	storeCalls uint64         // calls sent, and news delivered
 	points     map[string]int // crash points passed; guarded by mu
 	reached    map[string]int
 	draining   bool
