@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"testing"
 )
 
 // MakeDir makes a temporary directory that servers of another user can search,
@@ -47,7 +46,7 @@ func searchable(dir string) error {
 
 // Dir makes a temporary directory for a test, as MakeDir does, and removes it at
 // cleanup.
-func Dir(tb testing.TB) string {
+func Dir(tb TB) string {
 	tb.Helper()
 	dir, err := MakeDir("pghad-test-")
 	if err != nil {

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"testing"
 	"time"
 )
 
@@ -213,7 +212,7 @@ func (s *EtcdServer) healthy(ctx context.Context) error {
 
 // StartEtcd starts an etcd for a test and stops it at cleanup. The test is
 // skipped, or fails with CI=true, when etcd is not installed.
-func StartEtcd(tb testing.TB, args ...string) *EtcdServer {
+func StartEtcd(tb TB, args ...string) *EtcdServer {
 	tb.Helper()
 	binary := Need(tb, "etcd", "apt-get install etcd-server")
 	s, err := NewEtcdServer(EtcdConfig{Binary: binary, Dir: tb.TempDir(), Args: args})

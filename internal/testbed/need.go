@@ -3,13 +3,12 @@ package testbed
 import (
 	"os"
 	"os/exec"
-	"testing"
 )
 
 // Need returns the path of a program that the test cannot do without. When it
 // is not installed, the test fails if the environment says CI=true, and is
 // skipped otherwise; install says how to get it.
-func Need(tb testing.TB, program, install string) string {
+func Need(tb TB, program, install string) string {
 	tb.Helper()
 	path, err := exec.LookPath(program)
 	if err == nil {

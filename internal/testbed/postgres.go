@@ -16,7 +16,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -56,7 +55,7 @@ func major(dir string) int {
 
 // NeedPostgres returns the directory of PostgreSQL's programs. It fails or skips
 // the test as Need does.
-func NeedPostgres(tb testing.TB) string {
+func NeedPostgres(tb TB) string {
 	tb.Helper()
 	dir, err := PostgresBinDir()
 	if err == nil {
@@ -331,7 +330,7 @@ func (s *PostgresServer) end(how syscall.Signal) error {
 
 // StartPostgres starts an empty server for a test and stops it at cleanup. The
 // test is skipped, or fails with CI=true, when PostgreSQL is not installed.
-func StartPostgres(tb testing.TB, parameters map[string]string) *PostgresServer {
+func StartPostgres(tb TB, parameters map[string]string) *PostgresServer {
 	tb.Helper()
 	s, err := NewPostgres(PostgresConfig{BinDir: NeedPostgres(tb), Dir: Dir(tb), Parameters: parameters})
 	if err != nil {

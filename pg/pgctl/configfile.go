@@ -137,6 +137,9 @@ func (c *Controller) managed(s settings) []setting {
 			lines = append(lines, setting{name, defaultParameters[name]})
 		}
 	}
+	if c.cfg.version >= syncMethodVersion && !c.userSets(syncMethod) {
+		lines = append(lines, setting{syncMethod, syncMethodValue})
+	}
 	return append(lines, setting{revisionParameter, strconv.FormatUint(s.Revision, 10)})
 }
 

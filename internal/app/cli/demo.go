@@ -38,6 +38,7 @@ Scripts: ` + strings.Join(demo.Scripts(), ", "),
 	f.StringVar(&options.Script, "script", "", "play the script `NAME` unattended")
 	f.BoolVar(&options.JSON, "json", false, "print the result of the script as one JSON object")
 	f.StringVar(&options.Sabotage, "sabotage", "", "plant a fault that the verdict must find: "+strings.Join(demo.Sabotages(), " or ")+" (`KIND`)")
+	f.BoolVar(&options.Quick, "quick", false, "give the nodes short timings: a lease of 3s instead of the default of 10s")
 	f.BoolVar(&options.Keep, "keep", false, "keep the files if the verdict is not ok")
 	return cmd
 }

@@ -18,6 +18,9 @@ type Options struct {
 	JSON bool
 	// Sabotage plants what the verdict must find (Sabotages). With a script only.
 	Sabotage string
+	// Quick gives the nodes short timings (a lease of 3 s). Default: those of the
+	// daemon, so that what is measured is what a user gets.
+	Quick bool
 	// Limit is how long a script may play until it is stuck. Checking and
 	// cleaning up come on top. Default: 50 s, so that all of it takes less than
 	// a minute.

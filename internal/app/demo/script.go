@@ -19,9 +19,10 @@ const (
 	checkTime = 6 * time.Second
 	// steady is how long writing goes on undisturbed before and after.
 	steady = 2 * time.Second
-	// jitter is the longest random time by which the fault is late: a fault in
-	// step with the nodes' timers would measure their phase.
-	jitter = time.Second
+	// jitter is the longest random time by which the fault is late, as long as
+	// the time between two renewals by default: a fault in step with the nodes'
+	// timers would measure their phase.
+	jitter = 3 * time.Second
 )
 
 // errStuck is the cause of a script's end when its time is up.

@@ -51,7 +51,7 @@ func TestScripts(t *testing.T) { //nolint:paralleltest // the reaper is a proper
 			t.Setenv("TMPDIR", temp)
 			var out, progress bytes.Buffer
 			result, err := demo.Run(t.Context(), demo.Options{
-				Script: test.script, Sabotage: test.sabotage, JSON: true, Limit: limit, Program: program, Stdout: &out, Stderr: &progress,
+				Script: test.script, Sabotage: test.sabotage, JSON: true, Quick: true, Limit: limit, Program: program, Stdout: &out, Stderr: &progress,
 			})
 			require.NoError(t, err, "%s", &progress)
 			require.Equal(t, test.want, result.Verdict, "%s", &progress)
@@ -98,7 +98,7 @@ func TestLiveWithoutTerminal(t *testing.T) { //nolint:paralleltest // the reaper
 		}
 	}()
 	var progress bytes.Buffer
-	result, err := demo.Run(ctx, demo.Options{Program: program, Stdout: out, Stderr: &progress})
+	result, err := demo.Run(ctx, demo.Options{Quick: true, Program: program, Stdout: out, Stderr: &progress})
 	require.NoError(t, out.Close())
 	<-reading
 	require.NoError(t, err, "%s", &progress)

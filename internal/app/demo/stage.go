@@ -22,14 +22,22 @@ import (
 // namespace of the records; the default of the configuration.
 const namespace = "service"
 
-// timing of the nodes: shorter than the defaults, which are for machines that
-// are apart. A dead node is noticed after ttl at the latest, plus the half second
-// in which etcd looks for expired leases.
-func timing() map[string]string {
+// quickTiming is shorter than the defaults, which are for machines that are
+// apart. A dead node is noticed after ttl at the latest, plus the half second in
+// which etcd looks for expired leases.
+func quickTiming() map[string]string {
 	return map[string]string{
 		"ttl": "3s", "renew": "700ms", "margin": "1s", "observe": "500ms", "request": "700ms",
 		"removal_delay": "2s", "election_timeout": "5s",
 	}
+}
+
+// timing of the nodes: none given are the daemon's defaults.
+func timing(o Options) map[string]string {
+	if o.Quick {
+		return quickTiming()
+	}
+	return nil
 }
 
 // stage is everything that a demo consists of.
@@ -74,7 +82,7 @@ func (s *stage) build(ctx context.Context, o Options) error {
 		return err
 	}
 	s.cluster, err = testbed.NewCluster(testbed.ClusterConfig{
-		Binary: o.Program, Dir: s.dir, Endpoints: []string{s.etcd.url}, BinDir: o.BinDir, Timing: timing(),
+		Binary: o.Program, Dir: s.dir, Endpoints: []string{s.etcd.url}, BinDir: o.BinDir, Timing: timing(o),
 		Parameters: map[string]string{"shared_buffers": "32MB"},
 	})
 	if err != nil {
