@@ -34,6 +34,10 @@ func (n *Node) follow(ctx context.Context, v look) (time.Duration, error) {
 	if n.follows(term, up) {
 		return n.keepFollowing(ctx, v, term, up)
 	}
+	if before := n.following.upstream; v.standby() && n.follows(term, before) && rename(before, up.Name) == up {
+		// It is past its floor: the same stream, under the name that may be counted.
+		return 0, n.startFollowing(ctx, v, term, up)
+	}
 	if err := n.restOnOwnData(ctx, v); err != nil {
 		return shortPause, err
 	}
@@ -41,23 +45,28 @@ func (n *Node) follow(ctx context.Context, v look) (time.Duration, error) {
 	if err != nil {
 		return shortPause, err
 	}
-	n.why = plan.Why
 	switch plan.Action {
 	case rejoin.Follow:
 		return 0, n.startFollowing(ctx, v, term, up)
 	case rejoin.Rewind, rejoin.Clone:
 		return 0, n.rebuild(ctx, v, term, up, plan)
 	case rejoin.Ask:
-		return shortPause, n.ask(term)
+		err = n.ask(term)
 	case rejoin.Wait:
 	}
-	return shortPause, nil
+	n.why = plan.Why
+	return shortPause, err
 }
 
 // follows reports whether the server was pointed at up in this term, under the
 // name that it should stream under now.
 func (n *Node) follows(term record.Term, up pg.Upstream) bool {
 	return n.following == following{term: term.ID, upstream: up} && n.memory.State().Pledge == term.ID
+}
+
+func rename(up pg.Upstream, name string) pg.Upstream {
+	up.Name = name
+	return up
 }
 
 // keepFollowing is a healthy iteration of a replica.
@@ -76,8 +85,8 @@ func (n *Node) keepFollowing(ctx context.Context, v look, term record.Term, up p
 			return shortPause, n.turnAround(ctx, up)
 		}
 	}
-	if err := n.passFloor(v, term); err != nil {
-		return shortPause, err
+	if passed, err := n.passFloor(v, term); err != nil || passed {
+		return 0, err
 	}
 	if n.counts(v) {
 		n.joinMembership(ctx)
@@ -124,18 +133,14 @@ func (n *Node) counts(v look) bool {
 }
 
 // passFloor notices that the server has flushed what its copy was incomplete
-// without. It then streams under its own name.
-func (n *Node) passFloor(v look, term record.Term) error {
+// without. It may then stream under its own name.
+func (n *Node) passFloor(v look, term record.Term) (bool, error) {
 	local := n.memory.State()
 	held := v.server.Held()
 	if local.Copying || local.Floor == (pg.Position{}) || held.Timeline != term.Timeline || held.Compare(local.Floor) < 0 {
-		return nil
+		return false, nil
 	}
-	if err := n.memory.Update(func(s *LocalState) { s.Floor = pg.Position{} }); err != nil {
-		return err
-	}
-	n.poke() // the name to stream under has changed
-	return nil
+	return true, n.memory.Update(func(s *LocalState) { s.Floor = pg.Position{} })
 }
 
 // restOnOwnData makes the node hold still on what it has: a running server is

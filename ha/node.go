@@ -236,8 +236,12 @@ func (n *Node) turn(ctx context.Context) (time.Duration, error) {
 	case errors.Is(err, ErrForeignData):
 		return 0, err
 	case err != nil && ctx.Err() == nil:
-		n.cfg.Logger.WarnContext(ctx, "turn cut short", "plan", string(plan.Action), "error", err)
 		n.why = err.Error()
+		level := slog.LevelWarn
+		if n.why == n.status.Why { // said already
+			level = slog.LevelDebug
+		}
+		n.cfg.Logger.Log(ctx, level, "turn cut short", "plan", string(plan.Action), "error", err)
 		pause = max(pause, shortPause)
 	}
 	same := plan.Action == n.plan.Action
