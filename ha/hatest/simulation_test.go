@@ -167,3 +167,48 @@ func TestPlan(t *testing.T) {
 	r := hatest.Simulate(t, p, os.Stdout)
 	fmt.Printf("violation=%v excuse=%q failovers=%d trace=%016x\n", r.Violation, r.Excuse, r.Failovers, r.Trace)
 }
+
+// TestPlans replays everything that was ever found, and what the documents
+// tell.
+func TestPlans(t *testing.T) {
+	files, err := filepath.Glob("testdata/plans/*.plan")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".plan"), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			require.NoError(t, err)
+			p, err := hatest.ParsePlan(string(text))
+			require.NoError(t, err)
+			again, err := hatest.ParsePlan(p.String())
+			require.NoError(t, err)
+			require.Equal(t, p, again, "a plan reads what it writes")
+			r := simulate(t, p)
+			require.Nil(t, r.Violation, "%s", r.Violation)
+			require.Empty(t, r.Excuse)
+			require.Equal(t, r.Trace, simulate(t, p).Trace)
+		})
+	}
+}
+
+// BenchmarkSimulation reports simulated seconds and failovers per second of the
+// process's CPU time. Bubbles need a test, so it runs its seeds in one.
+func BenchmarkSimulation(b *testing.B) {
+	sum, began, seed := newSummary(), cpuTime(), *first
+	ok := testing.RunTests(func(string, string) (bool, error) { return true, nil }, []testing.InternalTest{{
+		Name: b.Name(),
+		F: func(t *testing.T) {
+			for b.Loop() {
+				sum.add(simulate(t, hatest.NewPlan(seed)))
+				seed++
+			}
+		},
+	}})
+	if !ok {
+		b.Fatal("the simulation did not end")
+	}
+	cpu := (cpuTime() - began).Seconds()
+	b.ReportMetric(sum.simulated.Seconds()/cpu, "simulated-s/cpu-s")
+	b.ReportMetric(float64(sum.failovers)/cpu, "failovers/cpu-s")
+	b.ReportMetric(float64(sum.events)/cpu, "events/cpu-s")
+}
