@@ -27,9 +27,14 @@ const limit = 5 * time.Minute
 func buildProgram(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(testbed.Dir(t), "pghad")
-	output, err := exec.Command("go", "build", "-o", path, "github.com/pghad/pghad/cmd/pghad").CombinedOutput()
-	require.NoError(t, err, "%s", output)
+	build(t, path)
 	return path
+}
+
+func build(tb testing.TB, path string) {
+	tb.Helper()
+	output, err := exec.Command("go", "build", "-o", path, "github.com/pghad/pghad/cmd/pghad").CombinedOutput()
+	require.NoError(tb, err, "%s", output)
 }
 
 // Each script on real nodes, and each sabotage, which the verdict must find. One
