@@ -53,6 +53,7 @@ func (c *client) sleep() {
 
 func (c *client) act() {
 	defer c.sleep()
+	c.sim.servers.changed = true
 	switch {
 	case c.session == nil:
 	case c.session.Lost():

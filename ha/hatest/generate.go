@@ -209,8 +209,11 @@ func drawIncidents(p *Plan, r *rand.Rand) {
 		at += pause + time.Duration(r.ExpFloat64()*float64(8*time.Second))
 	}
 	names := p.nodeNames()
-	if r.IntN(3) == 0 { // one of the nodes never comes back
-		out := r.IntN(len(names))
+	out := r.IntN(len(names))
+	switch r.IntN(10) {
+	case 0, 1: // one of the nodes does not survive the trouble
 		p.Core = slices.Delete(names, out, out+1)
+	case 2, 3, 4: // one is lost when all is well again
+		p.Leaves = names[out]
 	}
 }

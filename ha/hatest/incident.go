@@ -36,7 +36,7 @@ func (s *simulation) undo(n uint64) {
 	if undo := s.open[n]; undo != nil {
 		delete(s.open, n)
 		undo()
-		s.servers.changed.Store(true)
+		s.servers.touch()
 	}
 }
 
@@ -58,7 +58,7 @@ func (s *simulation) begin(i Incident) (undo func()) {
 			return nil
 		}
 	}
-	s.servers.changed.Store(true)
+	s.servers.touch()
 	switch i.Verb {
 	case "crash":
 		return s.crash(h)

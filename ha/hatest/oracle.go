@@ -19,6 +19,7 @@ const (
 	ruleTimeline = "timeline used twice"
 	ruleElection = "office without an election"
 	ruleGuard    = "unguarded write"
+	ruleLiveness = "liveness"
 	rulePromoted = "promotion without an office"
 )
 
@@ -35,7 +36,7 @@ type oracle struct {
 	promoted map[pg.Timeline]string
 	primary  string // that was promoted last
 	newest   pg.Timeline
-	dirty    bool
+	dirty    bool                     // something has happened on which latent loss depends
 	rows     map[string]pgtest.Commit // under way, by session
 	well     time.Duration
 	looked   time.Duration
@@ -51,9 +52,11 @@ func (o *oracle) init(s *simulation) {
 
 // fired is told of every event of a server, after it.
 func (o *oracle) fired(e pgtest.Event) {
-	o.dirty = true
 	switch e.Action {
+	case "receive": // may overwrite what nobody has read
+		o.dirty = true
 	case "acknowledge":
+		o.dirty = true
 		if row, ok := o.rows[e.Process]; ok {
 			delete(o.rows, e.Process)
 			o.acknowledged(row)

@@ -29,6 +29,7 @@ type Plan struct {
 	Network  Network
 	Rates    []float64 // of each node's clock; missing ones are exact
 	Core     []string  // the nodes that are healed in the end; empty: all
+	Leaves   string    // the node that is lost once all is well; empty: none
 
 	Incidents []Incident
 }
@@ -90,6 +91,9 @@ func (p Plan) String() string {
 	if len(p.Core) > 0 {
 		fmt.Fprintf(&b, "core %s\n", strings.Join(p.Core, " "))
 	}
+	if p.Leaves != "" {
+		fmt.Fprintf(&b, "leaves %s\n", p.Leaves)
+	}
 	b.WriteString("\n")
 	for _, i := range p.Incidents {
 		b.WriteString(i.String() + "\n")
@@ -149,6 +153,8 @@ func (p *Plan) parse(line string) error {
 		}
 	case "core":
 		p.Core, r.words = r.words, nil
+	case "leaves":
+		p.Leaves = r.word()
 	case "at", "on":
 		i, err := parseIncident(line)
 		p.Incidents = append(p.Incidents, i)

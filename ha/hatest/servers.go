@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/pghad/pghad/ha"
@@ -18,8 +17,9 @@ type servers struct {
 	cluster *pgtest.Cluster
 	due     map[pgtest.Event]*pending
 	round   uint64
-	changed atomic.Bool          // something has happened to the model since the last look
+	changed bool                 // something has happened to the model since the last look
 	fired   []func(pgtest.Event) // are told of every event, after it
+	touched func()               // is told when something has changed otherwise
 	retry   time.Duration        // wal_retrieve_retry_interval
 	timeout time.Duration        // of connections
 	lazy    float64              // share of events that take a process long
@@ -43,13 +43,12 @@ func newServers(w *World, cfg pgtest.Config, retry time.Duration) (*servers, err
 	}
 	cfg.Reachable = w.Reachable
 	cfg.Now = func() time.Time { return epoch.Add(w.now()) }
-	cfg.OnStep = func(uint64, string) { s.changed.Store(true) }
 	cluster, err := pgtest.New(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("servers: %w", err)
 	}
 	s.cluster = cluster
-	s.changed.Store(true)
+	s.changed = true
 	w.background = append(w.background, s.refresh)
 	w.postgres = s.controller
 	return s, nil
@@ -57,18 +56,28 @@ func newServers(w *World, cfg pgtest.Config, retry time.Duration) (*servers, err
 
 // controller makes the controller of one agent.
 func (s *servers) controller(a *agent) ha.PostgresController {
-	controller, err := s.cluster.Controller(a.host.name, &runner{agent: a})
+	controller, err := s.cluster.Controller(a.host.name, &runner{agent: a, servers: s})
 	if err != nil {
 		panic(err) // every host has a server
 	}
 	return controller
 }
 
+// touch says that something other than an event is about to change the model.
+// It is called by the driver.
+func (s *servers) touch() {
+	s.changed = true
+	if s.touched != nil {
+		s.touched()
+	}
+}
+
 // refresh schedules what has become possible and drops what no longer is.
 func (s *servers) refresh() {
-	if !s.changed.Swap(false) {
+	if !s.changed {
 		return
 	}
+	s.changed = false
 	s.round++
 	enabled := s.cluster.Enabled()
 	for _, e := range enabled {
@@ -103,7 +112,7 @@ func (s *servers) plan(p *pending) {
 
 func (s *servers) fire(p *pending) {
 	delete(s.due, p.event)
-	s.changed.Store(true)
+	s.changed = true
 	if s.cluster.Fire(p.event) {
 		for _, f := range s.fired {
 			f(p.event)
@@ -136,7 +145,10 @@ func (s *servers) delay(e pgtest.Event, id digest) time.Duration {
 }
 
 // runner brings what a controller does to the bus.
-type runner struct{ agent *agent }
+type runner struct {
+	agent   *agent
+	servers *servers
+}
 
 var (
 	_ pgtest.Runner = (*runner)(nil)
@@ -147,7 +159,13 @@ var (
 func (r *runner) Now() time.Time { return r.agent.clock.Now() }
 
 // Effect takes its time.
-func (r *runner) Effect(ctx context.Context, name string) error { return r.agent.effect(ctx, name) }
+func (r *runner) Effect(ctx context.Context, name string) error {
+	return r.agent.effect(ctx, name, func() {
+		if !strings.HasPrefix(name, "look/") {
+			r.servers.touch()
+		}
+	})
+}
 
 // patience is how long a controller tries the gentle way of something.
 const patience = 2 * time.Second

@@ -32,6 +32,7 @@ func Shrink(t *testing.T, r Result, limit int, run func(*testing.T, Plan) Result
 		func(p *Plan) { p.SlowDown = 1 },
 		func(p *Plan) { p.Rates = nil },
 		func(p *Plan) { p.Core = nil },
+		func(p *Plan) { p.Leaves = "" },
 		func(p *Plan) { p.Length = min(p.Length, r.Violation.At+time.Second) },
 	} {
 		p := r.Plan

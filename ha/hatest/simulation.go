@@ -100,6 +100,7 @@ type simulation struct {
 	open     map[uint64]func()
 	strikes  uint64
 	healed   bool
+	gone     string // the node that was lost when all was well
 	oracle   oracle
 	result   Result
 }
@@ -123,6 +124,7 @@ func newSimulation(w *World, plan Plan) (*simulation, error) {
 	w.onCommit = append(w.onCommit, s.oracle.committed)
 	w.onMark = append(w.onMark, s.hook)
 	s.servers.fired = append(s.servers.fired, s.oracle.fired)
+	s.servers.touched = func() { s.oracle.dirty = true }
 	w.background = append(w.background, s.oracle.check)
 	for n, i := range plan.Incidents {
 		if i.Point != "" {
@@ -165,13 +167,19 @@ func (s *simulation) run() {
 	s.loseTheRest()
 	w.printf("=== healed, core %v", s.core())
 	well := func() bool { return stop() || s.wellSince() >= s.plan.Timing.TTL }
-	if !w.RunUntil(s.recovery(), well) {
-		if s.result.Excuse = s.excuse(); s.result.Excuse == "" {
-			s.violate("liveness", "%s after the end of all trouble: %s", s.recovery(), s.unwell())
-		}
+	if !s.recovers(well) {
 		return
 	}
-	if s.result.Violation == nil {
+	if s.plan.Leaves != "" && !stop() {
+		s.gone = s.plan.Leaves
+		s.loseTheRest()
+		s.oracle.well = -1
+		w.printf("=== %s is lost, core %v", s.gone, s.core())
+		if !s.recovers(well) {
+			return
+		}
+	}
+	if !stop() {
 		s.oracle.final()
 	}
 }
@@ -185,10 +193,33 @@ func (s *simulation) violate(rule, format string, args ...any) {
 
 // core are the nodes that are well in the end.
 func (s *simulation) core() []string {
-	if len(s.plan.Core) > 0 {
-		return s.plan.Core
+	names := s.plan.Core
+	if len(names) == 0 {
+		names = s.plan.nodeNames()
 	}
-	return s.plan.nodeNames()
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == s.gone })
+}
+
+// recovers lets the cluster become well. It gives up early when the same excuse
+// has been there for a while.
+func (s *simulation) recovers(well func() bool) bool {
+	const look = 30 * time.Second
+	for left, same := s.recovery(), 0; left > 0; left -= look {
+		if s.world.RunUntil(min(left, look), well) {
+			s.result.Excuse = ""
+			return true
+		}
+		before := s.result.Excuse
+		if s.result.Excuse = s.excuse(); s.result.Excuse == "" || s.result.Excuse != before {
+			same = 0
+		} else if same++; same == 3 {
+			return false
+		}
+	}
+	if s.result.Excuse == "" {
+		s.violate(ruleLiveness, "%s after the end of all trouble: %s", s.recovery(), s.unwell())
+	}
+	return false
 }
 
 // loseTheRest ends the machines that do not come back.
@@ -309,11 +340,14 @@ func (s *simulation) copiesNeeded() string {
 		switch own := s.servers.cluster.Log(m.Node); {
 		case s.servers.cluster.Server(m.Node).Receiver == primary.Node:
 			streaming++
-		case len(own) > len(log) || !slices.Equal(own, log[:len(own)]):
+		case !slices.Contains(s.core(), m.Node):
+		case len(own) <= len(log) && slices.Equal(own, log[:len(own)]):
+			return "" // nothing keeps it from following
+		default:
 			diverged++
 		}
 	}
-	if streaming < recorded.K && diverged > 0 && streaming+diverged >= recorded.K {
+	if streaming < recorded.K && diverged > 0 {
 		return fmt.Sprintf("copies needed: %d of %v stream, %d have diverged, and %d must acknowledge", streaming, recorded.Members, diverged, recorded.K)
 	}
 	return ""

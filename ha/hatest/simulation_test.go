@@ -29,7 +29,7 @@ var (
 
 // TestMain lets garbage pile up: the runs are short, and much of it is theirs.
 func TestMain(m *testing.M) {
-	debug.SetGCPercent(400)
+	debug.SetGCPercent(2000)
 	m.Run()
 }
 

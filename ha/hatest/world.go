@@ -225,11 +225,15 @@ func (a *agent) await(ctx context.Context, what string, cond func() bool, limit 
 	return err
 }
 
-// effect is the Effect of a model's runner: it takes its time.
-func (a *agent) effect(ctx context.Context, name string) error {
+// effect is the Effect of a model's runner: it takes its time. Due is called by
+// the driver right before the agent goes on.
+func (a *agent) effect(ctx context.Context, name string, due func()) error {
 	w := a.world
 	_, err := a.exchange(ctx, "effect", name, func(t *task, id digest) {
-		t.finish(w.now()+w.took(name, id), id, func() string { return a.name + " does " + name }, func() error { return nil })
+		t.finish(w.now()+w.took(name, id), id, func() string { return a.name + " does " + name }, func() error {
+			due()
+			return nil
+		})
 	})
 	return err
 }
