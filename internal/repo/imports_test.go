@@ -74,7 +74,8 @@ func TestRulesFindViolations(t *testing.T) {
 		"pgx stays":             direct("pg/pgtest", "github.com/jackc/pgx/v5/pgconn"),
 		"only test suites":      direct("ha/role", "testing/synctest"),
 		"the library knows":     direct("dcs/dcstest", ours+"internal/testbed"),
-		"internal/app is":       direct("examples/agent", ours+"internal/app/config"),
+		"an example is":         direct("examples/agent", ours+"internal/timectx"),
+		"internal/app is":       direct("internal/testbed", ours+"internal/app/config"),
 		"cmd/pghad-guard links": indirect("cmd/pghad-guard", "golang.org/x/sys/unix"),
 	}
 	allowed := []listed{

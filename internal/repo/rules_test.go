@@ -121,6 +121,11 @@ var rules = []rule{
 		never: []string{"./cmd/...", "./examples/...", "./internal/app/...", "./internal/testbed/...", "./internal/workload/..."},
 	},
 	{
+		says:          "an example is what a user could write: it imports nothing internal",
+		from:          []string{"./examples/..."},
+		neverDirectly: []string{"./internal/..."},
+	},
+	{
 		says:          "internal/app is imported by cmd/pghad only",
 		from:          []string{"./..."},
 		except:        []string{"./cmd/pghad/...", "./internal/app/..."},
