@@ -271,8 +271,9 @@ func (d *disk) Save(state ha.LocalState) error {
 		took := w.durations.of("fsync", id).spread(100*time.Microsecond, 10*time.Millisecond)
 		written := w.durations.of("written", id).between(0, took)
 		w.after(written, id, nil, func() {
-			// An agent that died meanwhile has written, unless another one runs.
-			if h.agent == a {
+			// An agent that died meanwhile has written, unless its machine has
+			// died, or another one runs.
+			if h.agent == a && !h.down {
 				h.disk = state
 			}
 		})

@@ -173,7 +173,12 @@ func (s *simulation) crash(h *host) func() {
 	if h.agent != nil {
 		h.agent.kill()
 	}
-	h.down = true
+	h.down, h.halted = true, false
+	s.world.requeue(h.parked)
+	h.parked = nil
+	if h.time.suspended {
+		h.changeTime(func(t *hostTime) { t.suspended = false })
+	}
 	_ = s.servers.cluster.CrashNode(h.name) // it exists
 	return func() {
 		h.down = false

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,7 +25,7 @@ var (
 	trace = flag.Bool("trace", false, "print the hash of each seed's trace")
 	save  = flag.String("save", "", "directory in which failures are saved: plan, shrunk plan and transcript")
 	marks = flag.Bool("marks", false, "print how often each crash point was passed and each situation was visited")
-	plan  = flag.String("plan", "", "run this plan once and print its transcript (TestPlan)")
+	plan  = flag.String("plan", "", "TestPlan: run this plan, or seed:N, once and print its transcript")
 )
 
 // TestMain lets garbage pile up: the runs are short, and much of it is theirs.
@@ -134,6 +135,9 @@ func TestSimulation(t *testing.T) {
 		if *trace {
 			fmt.Printf("seed=%d trace=%016x\n", seed, r.Trace)
 		}
+		if r.Excuse != "" && *marks {
+			fmt.Printf("seed=%d excuse=%q nodes=%d core=%v leaves=%q\n", seed, r.Excuse, r.Plan.Nodes, r.Plan.Core, r.Plan.Leaves)
+		}
 		if r.Violation != nil {
 			t.Errorf("seed %d: %s", seed, r.Violation)
 			fmt.Printf("seed=%d failure=%q\n", seed, r.Violation)
@@ -161,6 +165,11 @@ func TestPlan(t *testing.T) {
 		t.Skip("no -plan")
 	}
 	text, err := os.ReadFile(*plan)
+	if seed, isSeed := strings.CutPrefix(*plan, "seed:"); isSeed {
+		var n uint64
+		n, err = strconv.ParseUint(seed, 10, 64)
+		text = []byte(hatest.NewPlan(n).String())
+	}
 	require.NoError(t, err)
 	p, err := hatest.ParsePlan(string(text))
 	require.NoError(t, err)
