@@ -43,6 +43,7 @@ var mutantSlots = make(chan struct{}, 2)
 // With -mutants-elsewhere the tests of the packages outside must pass with the
 // defect in: only the simulation finds it.
 func TestMutants(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("builds and runs a test binary for each mutant")
 	}
@@ -74,10 +75,10 @@ type mutant struct {
 
 // quarry is what a hunt has found.
 type quarry struct {
-	Seed   uint64
-	Rule   string // empty: nothing
-	Text   string
-	Others map[string]int // rules that were broken on the way, and are not expected
+	Seed   uint64         `json:"seed"`
+	Rule   string         `json:"rule"` // empty: nothing
+	Text   string         `json:"text"`
+	Others map[string]int `json:"others"` // rules that were broken on the way, and are not expected
 }
 
 // worlds are the simulations in which a mutant can be hunted.
@@ -94,7 +95,7 @@ func (m *mutant) isFound(t *testing.T, overlay string) {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), m.name+".test")
 	m.run(t, exec.CommandContext(t.Context(), "go", "test", "-c", "-overlay", overlay, "-o", binary, "."))
-	out := m.run(t, exec.CommandContext(t.Context(), binary, //nolint:gosec // built above
+	out := m.run(t, exec.CommandContext(t.Context(), binary,
 		"-test.run", "^TestHunt$", "-test.timeout", "0", "-hunt", m.name, "-mutant-seeds", fmt.Sprint(*mutantSeeds)))
 	var found quarry
 	_, said, ok := bytes.Cut(out, []byte(quarryMark))
@@ -111,7 +112,7 @@ func (m *mutant) isFound(t *testing.T, overlay string) {
 // passesElsewhere runs the tests of the other packages with the defect.
 func (m *mutant) passesElsewhere(t *testing.T, overlay string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", append([]string{"test", "-overlay", overlay}, elsewhere...)...) //nolint:gosec // fixed arguments
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"test", "-overlay", overlay}, elsewhere...)...)
 	cmd.Dir = moduleRoot
 	m.run(t, cmd)
 }
@@ -148,7 +149,8 @@ func TestHunt(t *testing.T) {
 	}
 	line, err := json.Marshal(found)
 	require.NoError(t, err)
-	fmt.Printf("%s%s\n", quarryMark, line)
+	_, err = fmt.Fprintf(os.Stdout, "%s%s\n", quarryMark, line)
+	require.NoError(t, err)
 }
 
 // moduleRoot is where the paths of a patch begin.
@@ -157,7 +159,7 @@ var moduleRoot = filepath.Join("..", "..")
 // readMutant reads a patch: a header of # lines, and a unified diff.
 func readMutant(t *testing.T, path string) *mutant {
 	t.Helper()
-	text, err := os.ReadFile(path) //nolint:gosec // of this package's testdata
+	text, err := os.ReadFile(path)
 	require.NoError(t, err)
 	m := &mutant{name: strings.TrimSuffix(filepath.Base(path), ".patch"), world: "cluster"}
 	body := string(text)
@@ -186,7 +188,7 @@ func (m *mutant) overlay(t *testing.T) string {
 	for n, f := range m.files {
 		path, err := filepath.Abs(filepath.Join(moduleRoot, f.path))
 		require.NoError(t, err)
-		source, err := os.ReadFile(path) //nolint:gosec // a file of this module
+		source, err := os.ReadFile(path)
 		require.NoError(t, err)
 		patched, err := f.apply(string(source))
 		require.NoError(t, err, "the patch of mutant %s does not apply any more: plant the same defect in the code as it is now", m.name)
@@ -347,7 +349,7 @@ func simulateLocks(t *testing.T, seed uint64) (violation *hatest.Violation) {
 			}
 			return violation != nil
 		}
-		trouble := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // repeatable on purpose
+		trouble := rand.New(rand.NewPCG(seed, 1))
 		spell := func(most time.Duration) bool {
 			return w.RunUntil(time.Duration(1+trouble.Int64N(int64(most))), overlap)
 		}
