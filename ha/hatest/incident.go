@@ -3,7 +3,6 @@ package hatest
 import (
 	"container/heap"
 	"fmt"
-	"math"
 	"strconv"
 	"time"
 
@@ -316,20 +315,13 @@ func (s *simulation) expire(h *host) func() {
 }
 
 // hook strikes what waits for a crash point.
-func (s *simulation) hook(a *agent, point string, n int) {
+func (s *simulation) hook(a *agent, point string) {
 	for k := range s.waiting {
 		i := &s.waiting[k]
 		if i.Verb == "" || i.Point != point || (i.Host != "any" && i.Host != a.host.name) {
 			continue
 		}
-		if i.Host == "any" {
-			i.Nth--
-		} else if n < i.Nth {
-			continue
-		} else {
-			i.Nth = math.MinInt
-		}
-		if i.Nth > 0 {
+		if i.Nth--; i.Nth > 0 {
 			continue
 		}
 		strike := *i

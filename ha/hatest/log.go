@@ -41,7 +41,7 @@ func (h *logHandler) Handle(_ context.Context, r slog.Record) error {
 	h.world.mu.Lock()
 	defer h.world.mu.Unlock()
 	if !h.agent.dead {
-		h.world.print(b.String())
+		h.world.writeLine(b.String())
 	}
 	return nil
 }

@@ -75,7 +75,7 @@ func (o *oracle) acknowledged(row pgtest.Commit) {
 		o.top = row
 	}
 	if o.primary != "" && o.newest > row.Timeline && !s.servers.cluster.Contains(o.primary, row) {
-		s.violate(ruleWriters, "%s acknowledged %s (%s), and %s is primary of timeline %d without it",
+		s.violatef(ruleWriters, "%s acknowledged %s (%s), and %s is primary of timeline %d without it",
 			row.Node, row.ID, lsnOf(row), o.primary, o.newest)
 	}
 }
@@ -87,7 +87,7 @@ func (o *oracle) becamePrimary(node string) {
 	server := s.servers.cluster.Server(node)
 	t := server.Held.Timeline
 	if other, used := o.promoted[t]; used && other != node {
-		s.violate(ruleTimeline, "%s is primary of timeline %d, and %s was, too", node, t, other)
+		s.violatef(ruleTimeline, "%s is primary of timeline %d, and %s was, too", node, t, other)
 	}
 	if _, again := o.promoted[t]; !again {
 		if len(o.promoted) > 0 {
@@ -106,7 +106,7 @@ func (o *oracle) hasAll(node string) {
 	s := o.sim
 	for _, row := range o.acked {
 		if !s.servers.cluster.Contains(node, row) {
-			s.violate(ruleLost, "%s is primary without %s (%s), which %s acknowledged", node, row.ID, lsnOf(row), row.Node)
+			s.violatef(ruleLost, "%s is primary without %s (%s), which %s acknowledged", node, row.ID, lsnOf(row), row.Node)
 			return
 		}
 	}
@@ -119,7 +119,7 @@ func (o *oracle) mayPromote(node string, t pg.Timeline) {
 	}
 	ours := func(term record.Term) bool { return term.Timeline == t && term.Primary == node }
 	if !slices.ContainsFunc(o.sim.records.History.Value, ours) {
-		o.sim.violate(rulePromoted, "%s is primary of timeline %d, which it has not reserved", node, t)
+		o.sim.violatef(rulePromoted, "%s is primary of timeline %d, which it has not reserved", node, t)
 	}
 }
 
@@ -128,7 +128,7 @@ func (o *oracle) recordsChanged() {
 	seen := map[pg.Timeline]bool{}
 	for _, term := range o.sim.records.History.Value {
 		if term.Parent != 0 && seen[term.Timeline] {
-			o.sim.violate(ruleTimeline, "the history reserves timeline %d twice", term.Timeline)
+			o.sim.violatef(ruleTimeline, "the history reserves timeline %d twice", term.Timeline)
 		}
 		seen[term.Timeline] = true
 	}
@@ -138,10 +138,10 @@ func (o *oracle) recordsChanged() {
 func (o *oracle) committed(host string, txn dcs.Txn) {
 	for _, op := range txn.Then {
 		if slices.Contains(o.keys, op.Key) && !guards(txn, op.Key) {
-			o.sim.violate(ruleGuard, "%s wrote %s whatever it was", host, op.Key)
+			o.sim.violatef(ruleGuard, "%s wrote %s whatever it was", host, op.Key)
 		}
 		if slices.Contains(o.byLeader, op.Key) && !guards(txn, o.sim.keys.Leader()) {
-			o.sim.violate(ruleGuard, "%s wrote %s whoever leads", host, op.Key)
+			o.sim.violatef(ruleGuard, "%s wrote %s whoever leads", host, op.Key)
 		}
 		if op.Key == o.sim.keys.Leader() && !op.Delete {
 			o.tookOffice(host)
@@ -163,7 +163,7 @@ func (o *oracle) tookOffice(host string) {
 	for _, v := range before.ValidVotes() {
 		server := s.servers.cluster.Server(v.Member.Node)
 		if server.Receiving && s.world.host(v.Member.Node).disk.Pledge <= before.Failover.Value.ID {
-			s.violate(ruleElection, "%s takes office by a vote of %s, which still receives", host, v.Member)
+			s.violatef(ruleElection, "%s takes office by a vote of %s, which still receives", host, v.Member)
 		}
 		if v.HasPosition && v.Position.Compare(held) > 0 {
 			continue // it came when the winner had been named by others
@@ -172,7 +172,7 @@ func (o *oracle) tookOffice(host string) {
 		byPrimary = byPrimary || v.Member == recorded.Primary && v.HasPosition
 	}
 	if need := len(recorded.D()) - recorded.K; votes < need && !byPrimary {
-		s.violate(ruleElection, "%s takes office with %s and %d votes that do not surpass it, %d of %v are needed",
+		s.violatef(ruleElection, "%s takes office with %s and %d votes that do not surpass it, %d of %v are needed",
 			host, held, votes, need, recorded.D())
 	}
 }
@@ -197,7 +197,7 @@ func (o *oracle) check() {
 		}
 	}
 	if holders < recorded.K+1 {
-		s.violate(ruleLatent, "%s (%s), acknowledged by %s, is on %d of %v, the record counts on %d",
+		s.violatef(ruleLatent, "%s (%s), acknowledged by %s, is on %d of %v, the record counts on %d",
 			o.top.ID, lsnOf(o.top), o.top.Node, holders, recorded.D(), recorded.K+1)
 	}
 }

@@ -115,7 +115,7 @@ func (r *noisyReader) Read(p []byte) (int, error) {
 		if i%8 == 0 {
 			r.count++
 		}
-		p[i] = byte(r.noise.of("rand", r.id.num(r.count)) >> (8 * (i % 8)))
+		p[i] = byte(r.noise.of("rand", r.id.num(r.count)) >> (8 * (i % 8)) & 0xff)
 	}
 	return len(p), nil
 }

@@ -105,7 +105,7 @@ func (s *servers) plan(p *pending) {
 	w, e := s.world, p.event
 	id := w.count(newDigest().str(e.Node).str(e.Process).str(e.Action))
 	w.schedule(&item{
-		due: w.now() + s.delay(e, id), id: id, label: func() string { return e.String() },
+		due: w.now() + s.delay(e, id), id: id, label: e.String,
 		server: p, run: func() { s.fire(p) },
 	})
 }

@@ -131,7 +131,7 @@ func newSimulation(w *World, plan Plan) (*simulation, error) {
 			s.waiting = append(s.waiting, i)
 			continue
 		}
-		w.after(i.At, newDigest().str("incident").num(uint64(n)), nil, func() { s.strike(i) }) //nolint:gosec // an index
+		w.after(i.At, newDigest().str("incident").num(uint64(n)), nil, func() { s.strike(i) })
 	}
 	return s, nil
 }
@@ -184,7 +184,7 @@ func (s *simulation) run() {
 	}
 }
 
-func (s *simulation) violate(rule, format string, args ...any) {
+func (s *simulation) violatef(rule, format string, args ...any) {
 	if s.result.Violation == nil {
 		s.result.Violation = &Violation{Rule: rule, Text: fmt.Sprintf(format, args...), At: s.world.now()}
 		s.world.printf("!!! %s", s.result.Violation)
@@ -217,7 +217,7 @@ func (s *simulation) recovers(well func() bool) bool {
 		}
 	}
 	if s.result.Excuse == "" {
-		s.violate(ruleLiveness, "%s after the end of all trouble: %s", s.recovery(), s.unwell())
+		s.violatef(ruleLiveness, "%s after the end of all trouble: %s", s.recovery(), s.unwell())
 	}
 	return false
 }

@@ -107,6 +107,9 @@ func (s *summary) idle() error {
 	return nil
 }
 
+// sayf prints a line as it is, for whoever reads the output by a program.
+func sayf(format string, args ...any) { _, _ = fmt.Fprintf(os.Stdout, format, args...) }
+
 func simulate(t *testing.T, p hatest.Plan) hatest.Result { return hatest.Simulate(t, p, nil) }
 
 // saveFailure shrinks a failure and writes down what a person needs.
@@ -133,25 +136,25 @@ func TestSimulation(t *testing.T) {
 		r := simulate(t, hatest.NewPlan(seed))
 		sum.add(r)
 		if *trace {
-			fmt.Printf("seed=%d trace=%016x\n", seed, r.Trace)
+			sayf("seed=%d trace=%016x\n", seed, r.Trace)
 		}
 		if r.Excuse != "" && *marks {
-			fmt.Printf("seed=%d excuse=%q nodes=%d core=%v leaves=%q\n", seed, r.Excuse, r.Plan.Nodes, r.Plan.Core, r.Plan.Leaves)
+			sayf("seed=%d excuse=%q nodes=%d core=%v leaves=%q\n", seed, r.Excuse, r.Plan.Nodes, r.Plan.Core, r.Plan.Leaves)
 		}
 		if r.Violation != nil {
 			t.Errorf("seed %d: %s", seed, r.Violation)
-			fmt.Printf("seed=%d failure=%q\n", seed, r.Violation)
+			sayf("seed=%d failure=%q\n", seed, r.Violation)
 			saveFailure(t, r)
 		}
 	}
-	fmt.Println(sum.line(cpuTime() - began))
+	sayf("%s\n", sum.line(cpuTime()-began))
 	if *marks {
 		for _, m := range []map[string]int{sum.points, sum.reached, sum.excuses} {
 			for _, k := range slices.Sorted(maps.Keys(m)) {
-				fmt.Printf("%8d %s\n", m[k], k)
+				sayf("%8d %s\n", m[k], k)
 			}
 		}
-		fmt.Printf("with faults %d, of these with a failover %d; operations %d, succeeded %d; store calls %d\n",
+		sayf("with faults %d, of these with a failover %d; operations %d, succeeded %d; store calls %d\n",
 			sum.faulty, sum.withFailover, sum.operations, sum.succeeded, sum.storeCalls)
 	}
 	if *seeds >= 100 {
@@ -174,7 +177,7 @@ func TestPlan(t *testing.T) {
 	p, err := hatest.ParsePlan(string(text))
 	require.NoError(t, err)
 	r := hatest.Simulate(t, p, os.Stdout)
-	fmt.Printf("violation=%v excuse=%q failovers=%d trace=%016x\n", r.Violation, r.Excuse, r.Failovers, r.Trace)
+	sayf("violation=%v excuse=%q failovers=%d trace=%016x\n", r.Violation, r.Excuse, r.Failovers, r.Trace)
 }
 
 // TestPlans replays everything that was ever found, and what the documents

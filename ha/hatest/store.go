@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pghad/pghad/dcs"
@@ -181,16 +182,16 @@ func (s *store) Commit(ctx context.Context, txn dcs.Txn) (rev dcs.Revision, err 
 
 // txnName names a transaction by the keys that it writes, or guards.
 func txnName(txn dcs.Txn) string {
-	name := ""
+	var names []string
 	for _, op := range txn.Then {
-		name += " " + op.Key
+		names = append(names, op.Key)
 	}
-	for _, g := range txn.If {
-		if len(txn.Then) == 0 {
-			name += " ?" + g.Key
+	if len(names) == 0 {
+		for _, g := range txn.If {
+			names = append(names, "?"+g.Key)
 		}
 	}
-	return name[1:]
+	return strings.Join(names, " ")
 }
 
 func (s *store) NewSession(ctx context.Context, ttl time.Duration) (dcs.Session, error) {

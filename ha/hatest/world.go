@@ -63,7 +63,7 @@ type World struct {
 	changed    []string // keys of the store that have changed since the last look
 	cuts       map[link]int
 	background []func()
-	onMark     []func(a *agent, point string, n int)
+	onMark     []func(a *agent, point string)
 	onCommit   []func(host string, txn dcs.Txn)
 	onChange   []func(keys []string)
 	postgres   func(*agent) ha.PostgresController
@@ -112,7 +112,7 @@ func newWorld(cfg Config) (*World, error) {
 		if w.host(name) != nil {
 			return nil, fmt.Errorf("hatest: two hosts are called %q (%q is the store's)", name, storeHost)
 		}
-		h := &host{world: w, name: name, index: len(w.hosts), marks: map[string]int{}, time: hostTime{rate: 1}}
+		h := &host{world: w, name: name, index: len(w.hosts), time: hostTime{rate: 1}}
 		h.clock = &nodeClock{world: w, host: h, base: w.base}
 		w.hosts = append(w.hosts, h)
 	}
@@ -280,11 +280,11 @@ func (w *World) printf(format string, args ...any) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.print(fmt.Sprintf(format, args...))
+	w.writeLine(fmt.Sprintf(format, args...))
 }
 
-// print writes a line of the transcript. The caller holds mu.
-func (w *World) print(line string) {
+// writeLine writes a line of the transcript. The caller holds mu.
+func (w *World) writeLine(line string) {
 	if !w.draining {
 		_, _ = fmt.Fprintf(w.cfg.Transcript, "%12.6f %s\n", w.now().Seconds(), line)
 	}

@@ -2,6 +2,7 @@ package hatest_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"strings"
 	"testing"
 	"time"
@@ -58,8 +59,11 @@ func TestTheSameSeedIsTheSameRun(t *testing.T) {
 		trace, transcript := runHolders(t, seed)
 		for range 5 {
 			again, text := runHolders(t, seed)
-			require.True(t, transcript == text, "transcripts differ")
+			require.Equal(t, digestOf(transcript), digestOf(text), "transcripts differ")
 			require.Equal(t, trace, again)
 		}
 	}
 }
+
+// digestOf keeps long texts out of messages.
+func digestOf(text string) [sha256.Size]byte { return sha256.Sum256([]byte(text)) }
