@@ -78,7 +78,7 @@ func (n *Node) keepFollowing(ctx context.Context, v look, term record.Term, up p
 		n.why = fmt.Sprintf("the server is %s and its health %s %s", v.server.Process, v.server.Health, v.server.Err)
 		return shortPause, nil
 	case v.server.Streams():
-		n.dry = time.Time{}
+		n.dry, n.turns = time.Time{}, 0
 	default:
 		n.why = "waiting for the stream from " + up.Address()
 		if n.dryFor() >= n.cfg.Timing.ElectionTimeout {
@@ -119,7 +119,8 @@ func (n *Node) turnAround(ctx context.Context, up pg.Upstream) error {
 	if err != nil {
 		return fmt.Errorf("identify %s: %w", up.Address(), err)
 	}
-	n.cfg.Logger.WarnContext(ctx, "no stream from a primary that is there, restarting", "primary", up.Address())
+	n.turns++
+	n.cfg.Logger.WarnContext(ctx, "no stream from a primary that is there, restarting", "primary", up.Address(), "time", n.turns)
 	bounded, cancel := timectx.With(ctx, n.cfg.Clock, n.cfg.Timing.ElectionTimeout, "fast stop")
 	defer cancel()
 	return n.stop(bounded, pg.StopFast)
@@ -192,6 +193,9 @@ func (n *Node) planRejoin(ctx context.Context, v look, term record.Term, up pg.U
 		ElectionOpen: v.records.Failover.Value.Open(),
 		Spared: v.records.Status.Value.Term == term.ID && n.question.term == term.ID && n.question.nonce != "" &&
 			v.records.Status.Value.Spared[n.cfg.Name] == n.question.nonce,
+	}
+	if n.turns >= maxTurns {
+		view.NoStream = fmt.Sprintf("no stream from %s after %d restarts: the WAL that is needed may be gone there", up.Address(), n.turns)
 	}
 	switch {
 	case local.BelowFloor():
@@ -290,7 +294,7 @@ func (n *Node) rebuild(ctx context.Context, v look, term record.Term, up pg.Upst
 		return err
 	}
 	up.Name = n.streamName()
-	n.following, n.question, n.noRewind = following{term: term.ID, upstream: up}, question{}, ""
+	n.following, n.question, n.noRewind, n.turns = following{term: term.ID, upstream: up}, question{}, "", 0
 	return n.startStandby(ctx, v, up)
 }
 

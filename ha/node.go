@@ -79,6 +79,7 @@ type Node struct {
 	question   question
 	published  published
 	dry        time.Time // since when the server follows without a stream, zero if it streams
+	turns      int       // restarts since then
 	noRewind   string    // why a rewind of this data was found impossible
 
 	mu     sync.Mutex // guards status only; never held over anything that waits
@@ -96,6 +97,11 @@ type question struct {
 	term  uint64
 	nonce string
 }
+
+// maxTurns is how often a server that gets no stream from a primary that is
+// there is restarted, before it is taken for one that cannot follow: the WAL
+// that it needs is gone.
+const maxTurns = 3
 
 // The shortest and longest pauses between two looks while something is under
 // way. Every news of the store or the server ends a pause at once.

@@ -25,6 +25,7 @@ type View struct {
 	Spared       bool        // the primary has said that k other members hold what it holds
 	ElectionOpen bool
 	NoRewind     string // why a rewind is impossible, "" if it is not known to be
+	NoStream     string // why following is impossible although the WAL fits, "" if it is not known to be
 }
 
 // Action is what to do.
@@ -54,13 +55,15 @@ func Decide(v View) Plan {
 		return Plan{Wait, fmt.Sprintf("the primary is on timeline %d and its term's is %d", v.Remote.Timeline, v.Expected)}
 	case !v.HasData:
 		return Plan{Clone, "there is no data"}
-	case v.Remote.Contains(v.Own):
+	case v.Remote.Contains(v.Own) && v.NoStream == "":
 		return Plan{Follow, fmt.Sprintf("%s is part of timeline %d", v.Own, v.Remote.Timeline)}
 	case v.ElectionOpen:
 		return Plan{Wait, "an election is open: nothing may be destroyed"}
 	case v.Recorded && !v.Spared:
-		return Plan{Ask, fmt.Sprintf("%s has diverged from timeline %d; this copy may be needed until k other members hold what the primary holds",
+		return Plan{Ask, fmt.Sprintf("%s cannot follow timeline %d; this copy may be needed until k other members hold what the primary holds",
 			v.Own, v.Remote.Timeline)}
+	case v.NoStream != "":
+		return Plan{Clone, v.NoStream}
 	case v.NoRewind != "":
 		return Plan{Clone, v.NoRewind}
 	case v.Checkpointed != v.Remote.Timeline:

@@ -27,20 +27,22 @@ func TestDecide(t *testing.T) {
 		change func(*rejoin.View)
 		want   rejoin.Action
 	}{
-		"contained up to the switch":            {within, func(*rejoin.View) {}, rejoin.Follow},
-		"on the primary's timeline":             {0x9000000, func(v *rejoin.View) { v.Own.Timeline = 4 }, rejoin.Follow},
-		"one byte past the switch":              {past, func(v *rejoin.View) { v.Spared = true }, rejoin.Rewind},
-		"on a timeline that never was":          {within, func(v *rejoin.View) { v.Own.Timeline, v.Spared = 2, true }, rejoin.Rewind},
-		"diverged, the copy may be needed":      {past, func(*rejoin.View) {}, rejoin.Ask},
-		"diverged, this life is not recorded":   {past, func(v *rejoin.View) { v.Recorded = false }, rejoin.Rewind},
-		"diverged while an election is open":    {past, func(v *rejoin.View) { v.Spared, v.ElectionOpen = true, true }, rejoin.Wait},
-		"rewind is impossible":                  {past, func(v *rejoin.View) { v.Spared, v.NoRewind = true, "no common ancestor" }, rejoin.Clone},
-		"rewind is impossible and copy needed":  {past, func(v *rejoin.View) { v.NoRewind = "no common ancestor" }, rejoin.Ask},
-		"primary has not checkpointed":          {past, func(v *rejoin.View) { v.Spared, v.Checkpointed = true, 3 }, rejoin.Wait},
-		"primary not on its timeline yet":       {within, func(v *rejoin.View) { v.Remote.Timeline = 3 }, rejoin.Wait},
-		"primary on a timeline of another term": {within, func(v *rejoin.View) { v.Expected = 5 }, rejoin.Wait},
-		"no data":                               {0, func(v *rejoin.View) { v.HasData = false }, rejoin.Clone},
-		"no data, primary not there yet":        {0, func(v *rejoin.View) { v.HasData, v.Expected = false, 5 }, rejoin.Wait},
+		"contained up to the switch":              {within, func(*rejoin.View) {}, rejoin.Follow},
+		"on the primary's timeline":               {0x9000000, func(v *rejoin.View) { v.Own.Timeline = 4 }, rejoin.Follow},
+		"one byte past the switch":                {past, func(v *rejoin.View) { v.Spared = true }, rejoin.Rewind},
+		"on a timeline that never was":            {within, func(v *rejoin.View) { v.Own.Timeline, v.Spared = 2, true }, rejoin.Rewind},
+		"diverged, the copy may be needed":        {past, func(*rejoin.View) {}, rejoin.Ask},
+		"diverged, this life is not recorded":     {past, func(v *rejoin.View) { v.Recorded = false }, rejoin.Rewind},
+		"diverged while an election is open":      {past, func(v *rejoin.View) { v.Spared, v.ElectionOpen = true, true }, rejoin.Wait},
+		"rewind is impossible":                    {past, func(v *rejoin.View) { v.Spared, v.NoRewind = true, "no common ancestor" }, rejoin.Clone},
+		"rewind is impossible and copy needed":    {past, func(v *rejoin.View) { v.NoRewind = "no common ancestor" }, rejoin.Ask},
+		"primary has not checkpointed":            {past, func(v *rejoin.View) { v.Spared, v.Checkpointed = true, 3 }, rejoin.Wait},
+		"primary not on its timeline yet":         {within, func(v *rejoin.View) { v.Remote.Timeline = 3 }, rejoin.Wait},
+		"primary on a timeline of another term":   {within, func(v *rejoin.View) { v.Expected = 5 }, rejoin.Wait},
+		"contained, and the WAL it needs is gone": {within, func(v *rejoin.View) { v.NoStream, v.Spared = "removed", true }, rejoin.Clone},
+		"WAL is gone, the copy may be needed":     {within, func(v *rejoin.View) { v.NoStream = "removed" }, rejoin.Ask},
+		"no data":                                 {0, func(v *rejoin.View) { v.HasData = false }, rejoin.Clone},
+		"no data, primary not there yet":          {0, func(v *rejoin.View) { v.HasData, v.Expected = false, 5 }, rejoin.Wait},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
