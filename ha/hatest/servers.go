@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pghad/pghad/ha"
+	"github.com/pghad/pghad/pg"
 	"github.com/pghad/pghad/pg/pgtest"
 )
 
@@ -56,11 +57,28 @@ func newServers(w *World, cfg pgtest.Config, retry time.Duration) (*servers, err
 
 // controller makes the controller of one agent.
 func (s *servers) controller(a *agent) ha.PostgresController {
-	controller, err := s.cluster.Controller(a.host.name, &runner{agent: a, servers: s})
+	c, err := s.cluster.Controller(a.host.name, &runner{agent: a, servers: s})
 	if err != nil {
 		panic(err) // every host has a server
 	}
-	return controller
+	return &controller{Controller: c, agent: a}
+}
+
+// controller is that of the model, except for one thing: a Stop ends whatever
+// else is under way at once. When several goroutines of an agent do something
+// because of one event (a lease that ends), which of them comes first must not
+// matter, hence it waits at the bus until the others have come to rest.
+type controller struct {
+	*pgtest.Controller
+	agent *agent
+}
+
+// Stop implements ha.Starter.
+func (c *controller) Stop(ctx context.Context, mode pg.StopMode) error {
+	if err := c.agent.effect(ctx, "stop/ask", func() {}); err != nil {
+		return fmt.Errorf("stop %s: %w", c.agent.host.name, err)
+	}
+	return c.Controller.Stop(ctx, mode)
 }
 
 // touch says that something other than an event is about to change the model.
