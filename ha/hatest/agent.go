@@ -36,7 +36,7 @@ type Env struct {
 	Wall     func() time.Time
 	Rand     io.Reader
 	Disk     ha.Disk
-	Postgres ha.PostgresController
+	Postgres ha.PostgresController // nil without Config.Postgres
 	Logger   *slog.Logger
 	Effects  ha.Effects // crash points
 }
@@ -225,8 +225,8 @@ func (a *agent) env() Env {
 	if w.cfg.Transcript != nil {
 		env.Logger = slog.New(&logHandler{world: w, agent: a, level: slog.LevelInfo})
 	}
-	if w.postgres != nil {
-		env.Postgres = w.postgres(a)
+	if w.servers != nil {
+		env.Postgres = w.servers.controller(a)
 	}
 	return env
 }
@@ -287,5 +287,36 @@ func (w *World) KillAgent(name string) {
 	if h := w.host(name); h != nil && h.agent != nil {
 		h.agent.kill()
 		w.settle()
+	}
+}
+
+// PauseAgent stops the program of a host as SIGSTOP does: no reply, timer or
+// news reaches it. Its server and its clocks go on.
+func (w *World) PauseAgent(name string) {
+	if h := w.host(name); h != nil && h.alive() {
+		h.agent.pause()
+	}
+}
+
+// ResumeAgent ends a pause: what has come due meanwhile is there at once.
+func (w *World) ResumeAgent(name string) {
+	if h := w.host(name); h != nil && h.agent != nil {
+		h.agent.resume()
+	}
+}
+
+// StepWall sets the time of day of a host forward or back. Its timers do not
+// notice.
+func (w *World) StepWall(name string, by time.Duration) {
+	if h := w.host(name); h != nil {
+		h.changeTime(func(t *hostTime) { t.wall += by })
+	}
+}
+
+// SetRate makes both clocks of a host run faster (more than 1) or slower than
+// time does.
+func (w *World) SetRate(name string, rate float64) {
+	if h := w.host(name); h != nil && rate > 0 {
+		h.changeTime(func(t *hostTime) { t.rate = rate })
 	}
 }

@@ -51,7 +51,6 @@ func newServers(w *World, cfg pgtest.Config, retry time.Duration) (*servers, err
 	s.cluster = cluster
 	s.changed = true
 	w.background = append(w.background, s.refresh)
-	w.postgres = s.controller
 	return s, nil
 }
 

@@ -71,7 +71,8 @@ func SimulateAgent(t *testing.T, plan Plan, agent Agent, transcript io.Writer) R
 	t.Helper()
 	var result Result
 	cfg := Config{
-		Seed: plan.Seed, Hosts: plan.nodeNames(), Agent: agent, Network: plan.Network, SlowDown: plan.SlowDown, Transcript: transcript,
+		Seed: plan.Seed, Hosts: plan.nodeNames(), Agent: agent, Network: plan.Network, SlowDown: plan.SlowDown,
+		Postgres: &pgtest.Config{}, Retry: plan.Retry, Transcript: transcript,
 	}
 	Run(t, cfg, func(w *World) {
 		s, err := newSimulation(w, plan)
@@ -111,9 +112,7 @@ func newSimulation(w *World, plan Plan) (*simulation, error) {
 	if s.keys, err = record.NewKeys("service", cluster); err != nil {
 		return nil, fmt.Errorf("simulation: %w", err)
 	}
-	if s.servers, err = newServers(w, pgtest.Config{}, plan.Retry); err != nil {
-		return nil, err
-	}
+	s.servers = w.servers
 	for n, rate := range plan.Rates {
 		if n < len(w.machines()) {
 			w.machines()[n].time.rate = rate

@@ -16,7 +16,6 @@ import (
 
 	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/dcs/memory"
-	"github.com/pghad/pghad/ha"
 	"github.com/pghad/pghad/pg/pgtest"
 )
 
@@ -25,6 +24,12 @@ type Config struct {
 	Seed  uint64
 	Hosts []string // names of the machines
 	Agent Agent    // the program that runs on each of them
+
+	// Postgres, where not nil, puts a PostgreSQL server without data on each host:
+	// Env.Postgres controls it. Nodes, Reachable and Now are filled in.
+	Postgres *pgtest.Config
+	// Retry is wal_retrieve_retry_interval of the servers; default 1 s.
+	Retry time.Duration
 
 	Network Network
 	// SlowDown multiplies the durations of what servers and disks do; default 1.
@@ -66,7 +71,7 @@ type World struct {
 	onMark     []func(a *agent, point string)
 	onCommit   []func(host string, txn dcs.Txn)
 	onChange   []func(keys []string)
-	postgres   func(*agent) ha.PostgresController
+	servers    *servers // nil without Config.Postgres
 
 	storeDown         int
 	storeStalledUntil time.Duration
@@ -122,6 +127,12 @@ func newWorld(cfg Config) (*World, error) {
 		Changed: func(keys []string) { w.changed = append(w.changed, keys...) },
 	})
 	w.store = w.dcs.Client("oracle")
+	if cfg.Postgres != nil {
+		var err error
+		if w.servers, err = newServers(w, *cfg.Postgres, cmp.Or(cfg.Retry, time.Second)); err != nil {
+			return nil, err
+		}
+	}
 	return w, nil
 }
 
@@ -175,6 +186,19 @@ func (w *World) RunUntil(d time.Duration, done func() bool) bool {
 		}
 	}
 	return true
+}
+
+// Store is a connection to the store that is always there and takes no time:
+// for oracles, and for what operators do.
+func (w *World) Store() dcs.Store { return w.store }
+
+// Cluster is the model of the PostgreSQL servers, for oracles; nil if the world
+// has none.
+func (w *World) Cluster() *pgtest.Cluster {
+	if w.servers == nil {
+		return nil
+	}
+	return w.servers.cluster
 }
 
 // Trace is a hash of everything that has happened. The same seed and the same
