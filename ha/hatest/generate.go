@@ -146,6 +146,9 @@ var families = []family{
 		}
 		return Incident{Verb: "rate", Args: []string{target(p, r), fmt.Sprint(pick(r, 0.8, 0.95, 1.05, 1.25))}, For: span(p, r)}
 	}},
+	{"lose-disk", func(p *Plan, r *rand.Rand) Incident {
+		return Incident{Verb: "lose-disk", Args: []string{target(p, r)}, For: span(p, r)}
+	}},
 	{"cancel", func(_ *Plan, _ *rand.Rand) Incident {
 		return Incident{Verb: "cancel", Args: []string{"leader"}}
 	}},

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pghad/pghad/dcs"
+	"github.com/pghad/pghad/ha"
 )
 
 // strike begins an incident, and schedules its end.
@@ -122,6 +123,8 @@ func (s *simulation) beginOther(i Incident, h *host) (undo func()) {
 		before := h.time.rate
 		h.changeTime(func(t *hostTime) { t.rate = rate })
 		return func() { h.changeTime(func(t *hostTime) { t.rate = before }) }
+	case "lose-disk":
+		return s.loseDisk(h)
 	case "cancel":
 		s.cancelOn(h.name)
 		return func() {}
@@ -183,6 +186,26 @@ func (s *simulation) crash(h *host) func() {
 		h.down = false
 		h.start()
 	}
+}
+
+// loseDisk is the end of the machine with everything that it had. The promise
+// holds for as many destroyed lives at a time as commits wait for: more are not
+// destroyed.
+func (s *simulation) loseDisk(h *host) func() {
+	recorded, lost := s.records.Quorum.Value, 0
+	for _, m := range recorded.D() {
+		if s.destroyed[m] {
+			lost++
+		}
+	}
+	if h.down || lost >= recorded.K {
+		return nil
+	}
+	undo := s.crash(h)
+	s.destroyed[h.disk.Member(h.name)] = true
+	h.disk = ha.LocalState{}
+	_ = s.servers.cluster.LoseDisk(h.name) // it exists
+	return undo
 }
 
 func (s *simulation) pauseAgent(h *host) func() {

@@ -192,7 +192,8 @@ func (o *oracle) check() {
 	holders := 0
 	for _, m := range recorded.D() {
 		h := s.world.host(m.Node)
-		if h != nil && h.disk.Member(m.Node) == m && s.servers.cluster.Contains(m.Node, o.top) {
+		holds := h != nil && h.disk.Member(m.Node) == m && s.servers.cluster.Contains(m.Node, o.top)
+		if holds || s.destroyed[m] {
 			holders++
 		}
 	}

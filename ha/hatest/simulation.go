@@ -11,6 +11,7 @@ import (
 
 	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/ha"
+	"github.com/pghad/pghad/ha/quorum"
 	"github.com/pghad/pghad/ha/record"
 	"github.com/pghad/pghad/pg"
 	"github.com/pghad/pghad/pg/pgtest"
@@ -99,15 +100,17 @@ type simulation struct {
 	clients  []*client
 	waiting  []Incident // for a crash point
 	open     map[uint64]func()
-	strikes  uint64
-	healed   bool
-	gone     string // the node that was lost when all was well
-	oracle   oracle
-	result   Result
+	// destroyed are lives whose disk was lost from outside.
+	destroyed map[quorum.Member]bool
+	strikes   uint64
+	healed    bool
+	gone      string // the node that was lost when all was well
+	oracle    oracle
+	result    Result
 }
 
 func newSimulation(w *World, plan Plan) (*simulation, error) {
-	s := &simulation{world: w, plan: plan, open: map[uint64]func(){}, workload: newNoise(plan.Seed, streamWorkload)}
+	s := &simulation{world: w, plan: plan, open: map[uint64]func(){}, destroyed: map[quorum.Member]bool{}, workload: newNoise(plan.Seed, streamWorkload)}
 	var err error
 	if s.keys, err = record.NewKeys("service", cluster); err != nil {
 		return nil, fmt.Errorf("simulation: %w", err)
