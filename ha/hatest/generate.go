@@ -76,11 +76,14 @@ func target(p *Plan, r *rand.Rand) string {
 	return "replica" + strconv.Itoa(1+r.IntN(p.Nodes-1))
 }
 
-// points are the crash points of ha.
+// CrashPoints are the effects of ha.Node: each can be struck before and after.
+func CrashPoints() []string { return slices.Clone(points) }
+
 var points = []string{
 	"election/open", "election/pledge", "election/fence", "election/vote", "election/name", "election/take-over",
 	"server/promote", "server/open-gate", "server/start-standby", "server/stop", "office/switch", "office/publish", "office/release",
 	"follow/pledge", "follow/point", "follow/fence", "rejoin/begin", "rejoin/rewind", "rejoin/clone", "server/start-primary",
+	"office/rewrite-quorum", "bootstrap/init", "bootstrap/records",
 	"quorum/write record", "quorum/write setting", "quorum/read barrier", "quorum/checkpoint",
 }
 
@@ -92,7 +95,7 @@ var families = []family{
 		return Incident{Verb: "kill-agent", Args: []string{target(p, r)}, For: pick(r, brief(r), span(p, r))}
 	}},
 	{"kill-server", func(p *Plan, r *rand.Rand) Incident {
-		return Incident{Verb: "kill-server", Args: []string{target(p, r)}}
+		return Incident{Verb: pick(r, "kill-server", "kill-backend"), Args: []string{target(p, r)}}
 	}},
 	{"crash-point", func(_ *Plan, r *rand.Rand) Incident {
 		when := pick(r, "before ", "after ")
@@ -145,6 +148,9 @@ var families = []family{
 			return Incident{Verb: "wall", Args: []string{target(p, r), step.String()}}
 		}
 		return Incident{Verb: "rate", Args: []string{target(p, r), fmt.Sprint(pick(r, 0.8, 0.95, 1.05, 1.25))}, For: span(p, r)}
+	}},
+	{"pause-replay", func(p *Plan, r *rand.Rand) Incident {
+		return Incident{Verb: "pause-replay", Args: []string{"replica" + strconv.Itoa(1+r.IntN(p.Nodes-1))}, For: span(p, r)}
 	}},
 	{"lose-disk", func(p *Plan, r *rand.Rand) Incident {
 		return Incident{Verb: "lose-disk", Args: []string{target(p, r)}, For: span(p, r)}

@@ -73,6 +73,16 @@ func (s *simulation) begin(i Incident) (undo func()) {
 			return nil
 		}
 		return func() {}
+	case "kill-backend":
+		if s.servers.cluster.KillBackend(h.name) != nil {
+			return nil
+		}
+		return func() {}
+	case "pause-replay":
+		if s.servers.cluster.PauseReplay(h.name) != nil {
+			return nil
+		}
+		return func() { _ = s.servers.cluster.ResumeReplay(h.name) }
 	case "freeze":
 		process := i.Args[1]
 		if s.servers.cluster.Freeze(h.name, process) != nil {

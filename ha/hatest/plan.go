@@ -52,6 +52,7 @@ var verbs = map[string]int{
 	"crash": 1, "kill-agent": 1, "kill-server": 1, "pause-agent": 1, "pause-host": 1, "suspend": 1,
 	"isolate": 1, "cut": 2, "part": 2, "dcs-cut": 1, "dcs-down": 0, "dcs-stall": 0, "expire": 1,
 	"wall": 2, "rate": 2, "freeze": 2, "cancel": 1, "lose-disk": 1,
+	"pause-replay": 1, "kill-backend": 1,
 }
 
 // String is the line of the plan.
