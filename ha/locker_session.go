@@ -496,10 +496,12 @@ func (s *lockerSession) get(ctx context.Context, key string) (kv dcs.KV, err err
 	return kv, err
 }
 
-// call does one call to the store under the deadline of a request, or what is
-// left of the session's time if that is less. It does not begin when nothing
-// is left. Nothing ends by a timer here at the instant at which the watchdog
-// ends the session: which of the two came first would be left to chance.
+// call does one call to the store under the deadline of a request, and within
+// the session's time. It does not begin when nothing is left. Both can end it:
+// a session that has less time left than a request may take can be renewed
+// meanwhile, and must not keep a call alive for which no reply comes. Nothing
+// ends by a timer here at the instant at which the watchdog ends the session:
+// which of the two came first would be left to chance.
 func (s *lockerSession) call(ctx context.Context, what string, do func(context.Context) error) error {
 	l := s.locker
 	l.mu.Lock()
@@ -508,13 +510,14 @@ func (s *lockerSession) call(ctx context.Context, what string, do func(context.C
 	if left <= 0 {
 		return fmt.Errorf("%s: %w: %w", what, dcs.ErrUnavailable, context.Cause(s.ctx))
 	}
+	limit := l.timing.Request
+	if limit == left {
+		limit++
+	}
+	ctx, stop := timectx.With(ctx, l.cfg.Clock, limit, what)
+	defer stop()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(context.Canceled)
-	if left > l.timing.Request {
-		timed, stop := timectx.With(ctx, l.cfg.Clock, l.timing.Request, what)
-		defer stop()
-		ctx = timed
-	}
 	defer context.AfterFunc(s.ctx, func() { cancel(context.Cause(s.ctx)) })()
 	return do(ctx)
 }
