@@ -25,7 +25,7 @@ func Shrink(t *testing.T, r Result, limit int, run func(*testing.T, Plan) Result
 		r = next
 		return true
 	}
-	r = shrinkIncidents(r, still, &r)
+	shrinkIncidents(func() Plan { return r.Plan }, still)
 	for _, simpler := range []func(*Plan){
 		func(p *Plan) { p.Network.Loss = 0 },
 		func(p *Plan) { p.Network.Stale = 0 },
@@ -42,28 +42,24 @@ func Shrink(t *testing.T, r Result, limit int, run func(*testing.T, Plan) Result
 	return r
 }
 
-// shrinkIncidents is ddmin over the incidents: it drops halves, quarters, and
-// so on, down to single ones.
-func shrinkIncidents(r Result, still func(Plan) bool, last *Result) Result {
-	for size := (len(r.Plan.Incidents) + 1) / 2; size > 0; {
+// shrinkIncidents is ddmin over the incidents: it drops halves, then quarters,
+// and so on; single ones for as long as any of them can be dropped. Now is the
+// smallest plan so far.
+func shrinkIncidents(now func() Plan, still func(Plan) bool) {
+	for size := max(len(now().Incidents)/2, 1); ; {
 		dropped := false
-		for from := 0; from < len(last.Plan.Incidents); {
-			to := min(from+size, len(last.Plan.Incidents))
-			if still(last.Plan.without(from, to)) {
+		for from := 0; from < len(now().Incidents); {
+			if still(now().without(from, min(from+size, len(now().Incidents)))) {
 				dropped = true
-				continue
+			} else {
+				from += size
 			}
-			from = to
 		}
-		if size == 1 && !dropped {
-			break
-		}
-		if !dropped || size > 1 {
-			size = max(size/2, 1)
-		}
-		if size == 1 && len(last.Plan.Incidents) == 0 {
-			break
+		switch {
+		case size > 1:
+			size /= 2
+		case !dropped:
+			return
 		}
 	}
-	return *last
 }

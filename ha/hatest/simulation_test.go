@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -160,6 +161,22 @@ func TestSimulation(t *testing.T) {
 	}
 	if *seeds >= 100 {
 		require.NoError(t, sum.idle())
+	}
+}
+
+// TestDeterminism runs a few seeds again, on one processor and on several.
+func TestDeterminism(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	for seed := range uint64(3) {
+		p := hatest.NewPlan(100 + seed)
+		p.Length = min(p.Length, 40*time.Second)
+		want := simulate(t, p)
+		for n := range 4 {
+			runtime.GOMAXPROCS(1 + n%3)
+			got := simulate(t, p)
+			require.Equal(t, want.Trace, got.Trace, "seed %d", seed)
+			require.Equal(t, want.Events, got.Events, "seed %d", seed)
+		}
 	}
 }
 
