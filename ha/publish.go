@@ -170,7 +170,7 @@ func (n *Node) publishAsLeader(ctx context.Context, v look) error {
 	now, o := n.cfg.Clock.Now(), n.office
 	status := record.Status{
 		Format: record.Format, Term: o.Term, Leader: n.cfg.Name, Flushed: v.server.Flushed,
-		Gate: "open", Tracker: o.tracking, Nodes: n.opinions(v), Spared: map[string]string{},
+		Gate: gateOf(v, n.why), Tracker: o.tracking, Nodes: n.opinions(v), Spared: map[string]string{},
 	}
 	for host, question := range o.spared {
 		if n.isSpared(v, host) {
@@ -203,6 +203,14 @@ func (n *Node) publishAsLeader(ctx context.Context, v look) error {
 	}
 	n.published.leader, n.published.leaderAt = body, now
 	return nil
+}
+
+// gateOf says whether clients are admitted, and what is waited for.
+func gateOf(v look, why string) string {
+	if v.server.GateOpen {
+		return "open"
+	}
+	return "closed: " + why
 }
 
 func (n *Node) opinions(v look) map[string]record.NodeStatus {

@@ -78,7 +78,7 @@ func simulate(t *testing.T, seed uint64, bug bool) (twice, transcript string) {
 		},
 	}
 	hatest.Run(t, cfg, func(w *hatest.World) {
-		trouble := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // repeatable on purpose
+		trouble := rand.New(rand.NewPCG(seed, 1))
 		done := func() bool {
 			mu.Lock()
 			defer mu.Unlock()

@@ -28,7 +28,7 @@ func TestThreeNodesFormAQuorumAndSurviveTheirPrimary(t *testing.T) {
 	t.Log("the primary's node ends: another one is elected at once")
 	c.stop("a")
 	r = c.await("another primary", func(r record.Cluster) bool {
-		return r.Leader.Held() && r.Leader.Holder != "a" && r.Status.Value.Leader == r.Leader.Holder
+		return r.Leader.Held() && r.Leader.Holder != "a" && r.Status.Value.Leader == r.Leader.Holder && r.Status.Value.Gate == "open"
 	})
 	successor := r.Leader.Holder
 	require.NoError(t, c.sql(successor, "INSERT INTO t VALUES (3)"))

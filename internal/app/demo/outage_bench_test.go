@@ -37,7 +37,7 @@ func BenchmarkOutage(b *testing.B) {
 				result, err := demo.Run(b.Context(), demo.Options{Script: script, JSON: true, Program: program, Stdout: &progress, Stderr: &progress})
 				require.NoError(b, err, "%s", &progress)
 				require.True(b, result.OK(), "%s", &progress)
-				return int64(result.OutageMS)
+				return result.OutageMS
 			})
 		})
 	}
