@@ -52,9 +52,14 @@ type host struct {
 	disk   ha.LocalState
 	agent  *agent
 	lives  int
-	down   bool    // the machine is off
-	halted bool    // all its processes are stopped
-	parked []*item // what its server would do
+	down   bool // the machine is off
+	halted bool // all its processes are stopped
+	// Something keeps the agent or its server from acting in time, or the store
+	// or its clock from keeping to what was agreed: now, or until calm.
+	troubles int
+	calm     time.Duration
+	started  time.Duration // when the last agent was
+	parked   []*item       // what its server would do
 	// sessions are all that agents of this host were granted.
 	sessions []dcs.SessionID
 }
@@ -195,7 +200,7 @@ func (h *host) start() {
 	h.lives++
 	a := &agent{host: h, world: w, life: h.lives, name: fmt.Sprintf("%s.%d", h.name, h.lives)}
 	a.ctx, a.cancel = context.WithCancelCause(context.Background())
-	h.agent = a
+	h.agent, h.started = a, w.now()
 	w.agents = append(w.agents, a)
 	env := a.env()
 	go func() {

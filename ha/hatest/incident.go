@@ -16,11 +16,17 @@ func (s *simulation) strike(i Incident) {
 	if s.healed {
 		return
 	}
-	undo := s.begin(i)
+	resolved := i
+	resolved.Args = make([]string, len(i.Args))
+	for n, arg := range i.Args {
+		resolved.Args[n] = s.resolve(arg)
+	}
+	undo := s.begin(resolved)
 	w.settle()
 	if undo == nil {
 		return
 	}
+	undo = s.disturb(resolved, undo)
 	s.strikes++
 	w.printf("--- %s", i)
 	s.open[s.strikes] = undo
@@ -28,6 +34,31 @@ func (s *simulation) strike(i Incident) {
 	if i.For > 0 {
 		id := newDigest().str("undo").num(n)
 		w.after(i.For, id, func() string { return "--- end of " + i.String() }, func() { s.undo(n) })
+	}
+}
+
+// disturb remembers for how long a host cannot be expected to act in time.
+func (s *simulation) disturb(i Incident, undo func()) func() {
+	switch i.Verb {
+	case "isolate", "cut", "part", "dcs-cut", "dcs-down", "dcs-stall", "cancel", "kill-server", "kill-backend":
+		return undo // it has to cope with them
+	}
+	h := s.world.host(i.Args[0])
+	if h == nil {
+		return undo
+	}
+	h.troubles++
+	calmDown := func() {
+		h.troubles--
+		h.calm = s.world.now() + 2*s.plan.Timing.TTL
+	}
+	if i.Verb == "expire" || i.Verb == "wall" { // these happen at once
+		calmDown()
+		return undo
+	}
+	return func() {
+		undo()
+		calmDown()
 	}
 }
 
@@ -54,7 +85,7 @@ func (s *simulation) begin(i Incident) (undo func()) {
 	w := s.world
 	var h *host
 	if verbs[i.Verb] > 0 {
-		if h = w.host(s.resolve(i.Args[0])); h == nil {
+		if h = w.host(i.Args[0]); h == nil {
 			return nil
 		}
 	}
@@ -98,9 +129,9 @@ func (s *simulation) begin(i Incident) (undo func()) {
 	case "isolate":
 		return s.isolate(h)
 	case "cut":
-		return s.cut(h.name, s.resolve(i.Args[1]), false)
+		return s.cut(h.name, i.Args[1], false)
 	case "part":
-		return s.cut(h.name, s.resolve(i.Args[1]), true)
+		return s.cut(h.name, i.Args[1], true)
 	case "dcs-cut":
 		return s.cut(h.name, storeHost, true)
 	default:

@@ -19,6 +19,7 @@ const (
 	ruleTimeline = "timeline used twice"
 	ruleElection = "office without an election"
 	ruleGuard    = "unguarded write"
+	ruleOutlives = "primary outlives its lease"
 	ruleLiveness = "liveness"
 	rulePromoted = "promotion without an office"
 )
@@ -96,9 +97,10 @@ func (o *oracle) becamePrimary(node string) {
 		o.mayPromote(node, t)
 	}
 	o.promoted[t] = node
-	if t >= o.newest {
-		o.newest, o.primary = t, node
+	if t < o.newest {
+		return // a promotion of an older term has come to its end; it can acknowledge nothing
 	}
+	o.newest, o.primary = t, node
 	o.hasAll(node)
 }
 
@@ -158,6 +160,7 @@ func (o *oracle) tookOffice(host string) {
 	if recorded.Version == 0 {
 		return // the cluster is being created
 	}
+	o.outlives(host)
 	held := s.servers.cluster.Server(host).Held
 	votes, byPrimary := 0, false
 	for _, v := range before.ValidVotes() {
@@ -174,6 +177,23 @@ func (o *oracle) tookOffice(host string) {
 	if need := len(recorded.D()) - recorded.K; votes < need && !byPrimary {
 		s.violatef(ruleElection, "%s takes office with %s and %d votes that do not surpass it, %d of %v are needed",
 			host, held, votes, need, recorded.D())
+	}
+}
+
+// outlives: when somebody takes office, no other server serves any more. Where an
+// agent is dead or disturbed, or a clock is wrong, that is not promised: then the
+// quorum alone keeps commits safe.
+func (o *oracle) outlives(host string) {
+	s := o.sim
+	for _, h := range s.world.machines() {
+		now := s.world.now()
+		if h.name == host || h.troubles > 0 || now < h.calm || !h.alive() || now < h.started+2*s.plan.Timing.TTL {
+			continue
+		}
+		server := s.servers.cluster.Server(h.name)
+		if server.Writable && server.GateOpen && server.Process == pg.ProcessRunning {
+			s.violatef(ruleOutlives, "%s takes office, and %s still serves", host, h.name)
+		}
 	}
 }
 
@@ -205,5 +225,5 @@ func (o *oracle) check() {
 
 // final is the last look: the primary has everything.
 func (o *oracle) final() {
-	o.hasAll(o.sim.records.Leader.Holder)
+	o.hasAll(o.sim.records.Quorum.Value.Primary.Node)
 }
