@@ -37,7 +37,7 @@ func counter(guarded bool, counted func(int)) hatest.Agent {
 						return err // lost, or unknown: begin anew
 					}
 					counted(n)
-					env.Clock.Sleep(200 * time.Millisecond)
+					env.Clock.Sleep(50 * time.Millisecond)
 				}
 				return nil
 			})
@@ -95,7 +95,7 @@ func runCounters(t *testing.T, seed uint64, guarded bool) (twice int) {
 //
 //	go test ./ha/hatest -run TestOwnAgent -args -plant
 func TestOwnAgent(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(5) {
 		require.Zero(t, runCounters(t, seed, !*plant), "seed %d: a number was counted twice: a former holder has overwritten its successor", seed)
 	}
 }
