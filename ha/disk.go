@@ -40,9 +40,11 @@ type LocalState struct {
 
 	// Copying is set while a rewind or clone may have changed the data: its end
 	// is not known yet. Floor is the position below which the node does not
-	// count, zero once it is passed.
-	Copying bool        `json:"copying,omitempty"`
-	Floor   pg.Position `json:"floor"`
+	// count, zero once it is passed. FloorTerm is the term of the primary that
+	// was copied: what the copy holds beyond the floor was streamed in it.
+	Copying   bool        `json:"copying,omitempty"`
+	Floor     pg.Position `json:"floor"`
+	FloorTerm uint64      `json:"floor_term,omitempty"`
 
 	// Creating is set from before initdb until the cluster's records exist: the
 	// data holds nothing that anybody has been told about.

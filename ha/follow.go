@@ -73,6 +73,10 @@ func rename(up pg.Upstream, name string) pg.Upstream {
 func (n *Node) keepFollowing(ctx context.Context, v look, term record.Term, up pg.Upstream) (time.Duration, error) {
 	switch {
 	case v.stopped():
+		if n.turns++; n.turns > maxTurns {
+			n.following = following{} // it does not start as a standby of this primary: compare anew
+			return 0, nil
+		}
 		return 0, n.startStandby(ctx, v, up)
 	case !v.standby():
 		n.why = fmt.Sprintf("the server is %s and its health %s %s", v.server.Process, v.server.Health, v.server.Err)
@@ -141,7 +145,7 @@ func (n *Node) passFloor(v look, term record.Term) (bool, error) {
 	if local.Copying || local.Floor == (pg.Position{}) || held.Timeline != term.Timeline || held.Compare(local.Floor) < 0 {
 		return false, nil
 	}
-	return true, n.memory.Update(func(s *LocalState) { s.Floor = pg.Position{} })
+	return true, n.memory.Update(func(s *LocalState) { s.Floor, s.FloorTerm = pg.Position{}, 0 })
 }
 
 // restOnOwnData makes the node hold still on what it has: a running server is
@@ -153,7 +157,7 @@ func (n *Node) restOnOwnData(ctx context.Context, v look) error {
 		return nil
 	}
 	n.following = following{}
-	if local.BelowFloor() {
+	if local.BelowFloor() && !v.standby() {
 		// It cannot be opened without its source: at rest it is stopped.
 		return n.stop(ctx, pg.StopImmediate)
 	}
@@ -197,15 +201,21 @@ func (n *Node) planRejoin(ctx context.Context, v look, term record.Term, up pg.U
 	if n.turns >= maxTurns {
 		view.NoStream = fmt.Sprintf("no stream from %s after %d restarts: the WAL that is needed may be gone there", up.Address(), n.turns)
 	}
+	if local.BelowFloor() {
+		// Nobody counts on what it holds.
+		view.Recorded, view.NoRewind = false, "the copy is below its floor"
+	}
 	switch {
-	case local.BelowFloor():
-		// What it will hold once it can be opened; it is no copy that anybody needs.
-		view.Own, view.Recorded = local.Floor, false
-		view.NoRewind = "the copy is below its floor and its source is gone"
-	case view.HasData:
+	case !view.HasData:
+	case !local.BelowFloor() || v.standby():
 		if view.Own, err = n.cfg.Postgres.Position(ctx); err != nil {
 			return rejoin.Plan{}, fmt.Errorf("own position: %w", err)
 		}
+	case local.FloorTerm == term.ID:
+		view.Own = local.Floor // what it may hold beyond was streamed from this very primary
+	default:
+		// It cannot be opened, so nobody knows how far it had come with another primary.
+		return rejoin.Plan{Action: rejoin.Clone, Why: "the copy is below its floor and its source is gone"}, nil
 	}
 	return rejoin.Decide(view), nil
 }
@@ -216,7 +226,7 @@ func (n *Node) startFollowing(ctx context.Context, v look, term record.Term, up 
 	if err := n.pledgeTerm(v, term); err != nil {
 		return err
 	}
-	if n.memory.State().BelowFloor() {
+	if n.memory.State().BelowFloor() && !v.standby() {
 		n.following, n.question, n.noRewind = following{term: term.ID, upstream: up}, question{}, ""
 		return n.startStandby(ctx, v, up)
 	}
@@ -289,7 +299,9 @@ func (n *Node) rebuild(ctx context.Context, v look, term record.Term, up pg.Upst
 	if err != nil {
 		return errors.Join(fmt.Errorf("%s from %s: %w", plan.Action, term.Primary, err), n.abandonCopy(ctx, plan))
 	}
-	err = n.memory.Update(func(s *LocalState) { s.Copying, s.Floor, s.Published = false, floor, pg.Position{} })
+	err = n.memory.Update(func(s *LocalState) {
+		s.Copying, s.Floor, s.FloorTerm, s.Published = false, floor, term.ID, pg.Position{}
+	})
 	if err != nil {
 		return err
 	}
