@@ -109,12 +109,13 @@ func (n *Node) publishMember(ctx context.Context, v look) error {
 		member.Floor = &local.Floor
 	}
 	body := record.Encode(member)
-	if bytes.Equal(body, n.published.member) {
+	before, there := v.records.Member(n.cfg.Name)
+	if there && bytes.Equal(body, n.published.member) {
 		return nil
 	}
-	// What others wait for is published at once, positions in their time.
-	before, _ := v.records.Member(n.cfg.Name)
-	urgent := before.Role != member.Role || before.State != member.State || before.Rejoin != member.Rejoin ||
+	// What others wait for is published at once, positions in their time. A
+	// record that is not there has gone with an earlier session.
+	urgent := !there || before.Role != member.Role || before.State != member.State || before.Rejoin != member.Rejoin ||
 		before.Incarnation != member.Incarnation || before.Pledge != member.Pledge
 	if !urgent && now.Sub(n.published.memberAt) < n.cfg.Timing.Observe {
 		return nil

@@ -328,31 +328,44 @@ func (s *simulation) tooFewLives() string {
 }
 
 // copiesNeeded: the primary cannot reach k acknowledgements, because the
-// members that would have to give them have diverged, and each of their copies
-// is needed until it has: only a copy beside the data could help.
+// members that would have to give them have diverged, or need WAL that is gone,
+// and each of their copies is needed until it has: only a copy beside the data
+// could help.
 func (s *simulation) copiesNeeded() string {
 	recorded := s.records.Quorum.Value
 	primary := s.servers.cluster.Server(recorded.Primary.Node)
 	if !primary.Writable {
 		return ""
 	}
-	streaming, diverged := 0, 0
+	streaming, stranded := 0, 0
 	log := s.servers.cluster.Log(primary.Node)
 	for _, m := range recorded.Members {
 		switch own := s.servers.cluster.Log(m.Node); {
 		case s.servers.cluster.Server(m.Node).Receiver == primary.Node:
 			streaming++
-		case !slices.Contains(s.core(), m.Node):
+		case !slices.Contains(s.core(), m.Node) || s.world.host(m.Node).disk.Member(m.Node) != m: // that life is gone
+		case s.asks(m.Node):
+			stranded++
 		case len(own) <= len(log) && slices.Equal(own, log[:len(own)]):
 			return "" // nothing keeps it from following
 		default:
-			diverged++
+			stranded++
 		}
 	}
-	if streaming < recorded.K && diverged > 0 {
-		return fmt.Sprintf("copies needed: %d of %v stream, %d have diverged, and %d must acknowledge", streaming, recorded.Members, diverged, recorded.K)
+	if streaming < recorded.K && stranded > 0 {
+		return fmt.Sprintf("copies needed: %d of %v stream, %d cannot follow, and %d must acknowledge", streaming, recorded.Members, stranded, recorded.K)
 	}
 	return ""
+}
+
+// asks reports whether a node waits to hear that its copy is not needed.
+func (s *simulation) asks(name string) bool {
+	kv, err := s.world.store.Get(context.Background(), s.keys.Member(name))
+	if err != nil {
+		return false
+	}
+	said, err := record.Decode[record.Member](kv.Key, kv.Value)
+	return err == nil && said.Rejoin != ""
 }
 
 // protected are the keys that nobody writes without saying which value is
