@@ -97,6 +97,11 @@ func (n *Node) remember(records record.Cluster) error {
 		if recorded.Version > s.SeenQuorum {
 			s.SeenQuorum, s.SeenQuorumNonce = recorded.Version, recorded.Nonce
 		}
+		// A life that is recorded has created the cluster, also if the reply to
+		// that never came: its data is no longer a draft.
+		if s.Creating && recorded.InD(s.Member(n.cfg.Name)) {
+			s.Creating, s.SystemID = false, records.Initialize.Value
+		}
 	})
 }
 
