@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/pghad/pghad/ha/record"
@@ -260,9 +261,13 @@ func (n *Node) ask(term record.Term) error {
 	if err != nil {
 		return err
 	}
-	n.question = question{term: term.ID, nonce: nonce}
+	n.question = question{term: term.ID, nonce: questionPrefix(term.ID) + nonce}
 	return nil
 }
+
+// questionPrefix makes a question one of this term: what was asked of an
+// earlier primary may have been answered by it.
+func questionPrefix(term uint64) string { return strconv.FormatUint(term, 10) + "-" }
 
 // rebuild makes the data a copy of the primary's, by rewind or clone. Before
 // the first byte is changed the records are read again, and the local state

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/ha/quorum"
 	"github.com/pghad/pghad/ha/record"
+	"github.com/pghad/pghad/ha/rejoin"
 	"github.com/pghad/pghad/internal/timectx"
 	"github.com/pghad/pghad/pg"
 )
@@ -257,6 +259,7 @@ func (n *Node) openGate(ctx context.Context, v look) (bool, error) {
 	if err := o.Lease.Check(); err != nil {
 		return false, err
 	}
+	o.admitted, o.lent = true, ""
 	if err := n.cfg.Effects.run("server/open-gate", func() error { return n.cfg.Postgres.OpenGate(ctx) }); err != nil {
 		return false, fmt.Errorf("open to clients: %w", err)
 	}
@@ -286,23 +289,56 @@ func (n *Node) answerQuestions(v look) bool {
 	return open
 }
 
+// isSpared is the answer to a member's question: see rejoin.Spared.
 func (n *Node) isSpared(v look, host string) bool {
-	question, ok := n.office.spared[host]
-	if !ok {
-		return false
+	o := n.office
+	question, ok := o.spared[host]
+	if !ok || question.answered {
+		return ok
 	}
-	others := v.recorded()
-	others.Members = nil
+	view := rejoin.SpareView{
+		K: v.recorded().K, Admitted: o.admitted || v.server.GateOpen, Pending: o.lent != "" && o.lent != host,
+	}
+	sync := pg.SyncView{Setting: v.server.Sync, Flush: v.server.Flushed, Senders: v.server.Senders}
 	for _, m := range v.recorded().Members {
-		if m.Node != host {
-			others.Members = append(others.Members, m)
+		if m.Node == host {
+			continue
+		}
+		alone := quorum.Config{Members: []quorum.Member{m}, K: 1}
+		if passed, _ := quorum.Passed(sync, alone, question.lsn); passed {
+			view.Flushed++
+		} else if n.rests(v, m) {
+			view.Resting++
 		}
 	}
-	if others.K > len(others.Members) {
-		return false // it is its copy that is missing
+	if !rejoin.Spared(view) {
+		return false
 	}
-	passed, _ := quorum.Passed(pg.SyncView{Setting: v.server.Sync, Flush: v.server.Flushed, Senders: v.server.Senders}, others, question.lsn)
-	return passed
+	if view.Flushed < view.K {
+		o.lent = host
+	}
+	question.answered = true
+	o.spared[host] = question
+	return true
+}
+
+// rests reports whether a recorded member lies still with everything on it that
+// was acknowledged before this term: the WAL up to where this term's timeline
+// begins. It was fenced when it asked in this term, and nothing happens to its
+// data before it has an answer.
+func (n *Node) rests(v look, m quorum.Member) bool {
+	o := n.office
+	said, ok := v.records.Member(m.Node)
+	if !ok || said.Incarnation != m.Incarnation || said.Floor != nil ||
+		!strings.HasPrefix(said.Rejoin, questionPrefix(o.Term)) || o.spared[m.Node].answered {
+		return false
+	}
+	term, ok := v.records.History.Value.Find(o.Term)
+	if !ok || term.Parent == 0 || term.SwitchAt == 0 {
+		return false
+	}
+	own := pg.Position{Timeline: said.Timeline, LSN: pg.LSN(said.XlogLSN)}
+	return rejoin.Holds(own, v.records.History.Value.Lineage(own.Timeline), term.Parent, term.SwitchAt)
 }
 
 // selfCheck proves, once per Observe, that the server can still write.

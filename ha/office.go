@@ -19,6 +19,8 @@ type office struct {
 	tracker  *QuorumTracker
 	tracked  uint64           // the server's generation that the tracker knows
 	tracking string           // what the tracker did or waits for
+	admitted bool             // clients have been admitted in this term
+	lent     string           // the member that was spared for the sake of members at rest
 	spared   map[string]spare // questions of members, by host
 	checked  time.Time        // when the server last proved that it can write
 	unwell   time.Time        // since when the server could not answer or write, zero if it can
@@ -35,8 +37,9 @@ type barrier struct {
 // spare is a member's question whether its copy is needed, and the position
 // that others must have flushed for the answer "no".
 type spare struct {
-	nonce string
-	lsn   pg.LSN
+	nonce    string
+	lsn      pg.LSN
+	answered bool // it was told that its copy is not needed, and may be gone by now
 }
 
 // maxStarts is how often a crashed primary is started in place before its term

@@ -75,6 +75,19 @@ func (h History) Find(id uint64) (Term, bool) {
 	return Term{}, false
 }
 
+// Lineage is how a timeline came to be, as far as it is recorded: it ends at a
+// promotion whose switch was not recorded.
+func (h History) Lineage(timeline pg.Timeline) pg.Lineage {
+	lineage := pg.Lineage{Timeline: timeline}
+	for i := len(h) - 1; i >= 0; i-- {
+		if t := h[i]; t.Timeline == timeline && t.Parent != 0 && t.SwitchAt != 0 {
+			lineage.History = append(pg.History{{Timeline: t.Parent, At: t.SwitchAt}}, lineage.History...)
+			timeline = t.Parent
+		}
+	}
+	return lineage
+}
+
 // Newest is the highest timeline number that was ever reserved.
 func (h History) Newest() pg.Timeline {
 	var newest pg.Timeline
