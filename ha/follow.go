@@ -39,7 +39,7 @@ func (n *Node) follow(ctx context.Context, v look) (time.Duration, error) {
 		// It is past its floor: the same stream, under the name that may be counted.
 		return 0, n.startFollowing(ctx, v, term, up)
 	}
-	if err := n.restOnOwnData(ctx, v); err != nil {
+	if err := n.restOnOwnData(ctx, v); err != nil && !n.unfit(err) {
 		return shortPause, err
 	}
 	plan, err := n.planRejoin(ctx, v, term, up)
@@ -167,12 +167,27 @@ func (n *Node) restOnOwnData(ctx context.Context, v look) error {
 			return err
 		}
 	}
+	n.broken = ""
 	ctx, cancel := timectx.With(ctx, n.cfg.Clock, n.cfg.Timing.ElectionTimeout, "fence")
 	defer cancel()
 	if err := n.cfg.Effects.run("follow/fence", func() error { return n.cfg.Postgres.Fence(ctx) }); err != nil {
 		return fmt.Errorf("fence: %w", err)
 	}
 	return nil
+}
+
+// unfit counts the times that the server did not start although nothing but its
+// own data was asked of it, and reports whether that is enough: the data is then
+// replaced as soon as it is not needed.
+func (n *Node) unfit(err error) bool {
+	if !errors.Is(err, errStart) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return false
+	}
+	if n.turns++; n.turns < maxTurns {
+		return false
+	}
+	n.broken = err.Error()
+	return true
 }
 
 // planRejoin asks the primary who it is and compares.
@@ -205,6 +220,10 @@ func (n *Node) planRejoin(ctx context.Context, v look, term record.Term, up pg.U
 	if local.BelowFloor() {
 		// Nobody counts on what it holds.
 		view.Recorded, view.NoRewind = false, "the copy is below its floor"
+	}
+	if n.broken != "" {
+		view.NoStream = n.broken
+		return rejoin.Decide(view), nil
 	}
 	switch {
 	case !view.HasData:
@@ -311,7 +330,8 @@ func (n *Node) rebuild(ctx context.Context, v look, term record.Term, up pg.Upst
 		return err
 	}
 	up.Name = n.streamName()
-	n.following, n.question, n.noRewind, n.turns = following{term: term.ID, upstream: up}, question{}, "", 0
+	n.following, n.question = following{term: term.ID, upstream: up}, question{}
+	n.noRewind, n.broken, n.turns = "", "", 0
 	return n.startStandby(ctx, v, up)
 }
 

@@ -80,6 +80,7 @@ type Node struct {
 	published  published
 	dry        time.Time // since when the server follows without a stream, zero if it streams
 	turns      int       // restarts since then
+	broken     string    // why the server does not start on its own data, "" if it does
 	noRewind   string    // why a rewind of this data was found impossible
 
 	mu     sync.Mutex // guards status only; never held over anything that waits
@@ -97,6 +98,9 @@ type question struct {
 	term  uint64
 	nonce string
 }
+
+// errStart marks that a server did not start as a standby.
+var errStart = errors.New("start as a standby")
 
 // maxTurns is how often a server that gets no stream from a primary that is
 // there is restarted, before it is taken for one that cannot follow: the WAL
@@ -320,7 +324,7 @@ func (n *Node) startStandby(ctx context.Context, v look, up pg.Upstream) error {
 	defer cancel()
 	err := n.cfg.Effects.run("server/start-standby", func() error { return n.cfg.Postgres.StartStandby(ctx, up) })
 	if err != nil {
-		return fmt.Errorf("start as a standby: %w", err)
+		return fmt.Errorf("%w: %w", errStart, err)
 	}
 	n.writable = false
 	return nil
