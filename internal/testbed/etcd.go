@@ -115,8 +115,20 @@ func (s *EtcdServer) Restart(ctx context.Context) error {
 	return s.Start(ctx)
 }
 
-// Pause freezes the server: connections stay open and nothing is answered.
-func (s *EtcdServer) Pause() error { return s.signal(syscall.SIGSTOP) }
+// Pause stops the server with all its connections open, as a frozen machine
+// would be. It returns when every thread stands still: the signal alone does not
+// wait, and a thread that runs on could answer once more.
+func (s *EtcdServer) Pause() error {
+	if err := s.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.process == nil {
+		return nil
+	}
+	return awaitStopped(s.process.cmd.Process.Pid)
+}
 
 // Resume ends a Pause.
 func (s *EtcdServer) Resume() error { return s.signal(syscall.SIGCONT) }
