@@ -4,7 +4,7 @@
 //
 // The agent takes a store and clocks and nothing else, so the same code runs on
 // etcd and in package hatest, where one seed is one schedule of delays, losses
-// and partitions. simulation_test.go runs it through a few hundred schedules,
+// and partitions. simulation_test.go runs it through many schedules,
 // and shows that a planted bug is found:
 //
 //	go test ./examples/simulation
