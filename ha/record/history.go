@@ -3,6 +3,7 @@ package record
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/pghad/pghad/pg"
 )
@@ -79,8 +80,8 @@ func (h History) Find(id uint64) (Term, bool) {
 // promotion whose switch was not recorded.
 func (h History) Lineage(timeline pg.Timeline) pg.Lineage {
 	lineage := pg.Lineage{Timeline: timeline}
-	for i := len(h) - 1; i >= 0; i-- {
-		if t := h[i]; t.Timeline == timeline && t.Parent != 0 && t.SwitchAt != 0 {
+	for _, t := range slices.Backward(h) {
+		if t.Timeline == timeline && t.Parent != 0 && t.SwitchAt != 0 {
 			lineage.History = append(pg.History{{Timeline: t.Parent, At: t.SwitchAt}}, lineage.History...)
 			timeline = t.Parent
 		}
