@@ -78,6 +78,7 @@ type Office struct {
 	Lease    *Lease        // of `leader`
 	Timeline pg.Timeline   // reserved for this term
 	Recorded quorum.Config // as rewritten by taking office
+	Former   quorum.Member // the primary that was recorded before; nobody if the cluster is new
 }
 
 // Outcome is what one Step came to.
@@ -390,7 +391,7 @@ func (e *Elector) takeOver(ctx context.Context, now record.Cluster, plan electio
 	}
 	e.cfg.Logger.InfoContext(ctx, "office taken", "term", plan.ID, "timeline", timeline, "quorum", next.String())
 	e.tell(ElectionInfo{ID: plan.ID, Step: "taken", Winner: plan.Winner})
-	return &Office{Term: plan.ID, Nonce: state.Nonce, Lease: lease, Timeline: timeline, Recorded: next.Config}, nil
+	return &Office{Term: plan.ID, Nonce: state.Nonce, Lease: lease, Timeline: timeline, Recorded: next.Config, Former: recorded.Primary}, nil
 }
 
 func (e *Elector) tell(info ElectionInfo) {

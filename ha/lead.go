@@ -323,15 +323,18 @@ func (n *Node) isSpared(v look, host string) bool {
 }
 
 // rests reports whether a recorded member lies still with everything on it that
-// was acknowledged before this term: the WAL up to where this term's timeline
-// begins. It was fenced when it asked in this term, and nothing happens to its
-// data before it has an answer.
+// was acknowledged before this term: it was the primary until then, or it holds
+// the WAL up to where this term's timeline begins. It was fenced when it asked in
+// this term, and nothing happens to its data before it has an answer.
 func (n *Node) rests(v look, m quorum.Member) bool {
 	o := n.office
 	said, ok := v.records.Member(m.Node)
 	if !ok || said.Incarnation != m.Incarnation || said.Floor != nil ||
 		!strings.HasPrefix(said.Rejoin, questionPrefix(o.Term)) || o.spared[m.Node].answered {
 		return false
+	}
+	if m == o.Former {
+		return true
 	}
 	term, ok := v.records.History.Value.Find(o.Term)
 	if !ok || term.Parent == 0 || term.SwitchAt == 0 {
