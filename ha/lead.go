@@ -289,7 +289,8 @@ func (n *Node) answerQuestions(v look) bool {
 	return open
 }
 
-// isSpared is the answer to a member's question: see rejoin.Spared.
+// isSpared is the answer to a member's question: see rejoin.Spared. Once it is yes
+// it stays yes, and is remembered.
 func (n *Node) isSpared(v look, host string) bool {
 	o := n.office
 	question, ok := o.spared[host]
