@@ -30,7 +30,7 @@ var (
 )
 
 // elsewhere are the packages whose tests must not find a mutant.
-var elsewhere = []string{"./dcs/...", "./ha", "./ha/election", "./ha/quorum", "./ha/record", "./ha/rejoin", "./ha/role", "./pg", "./pg/pgtest"}
+var elsewhere = []string{"./dcs/...", "./ha", "./ha/election", "./ha/quorum", "./ha/record", "./ha/rejoin", "./ha/role", "./pg", "./pg/pgtest", "./internal/integration", "./examples/..."}
 
 // mutantSlots bounds how many mutants are built and run at once.
 var mutantSlots = make(chan struct{}, 2)
