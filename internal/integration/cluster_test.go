@@ -37,6 +37,8 @@ type cluster struct {
 	store *memory.Cluster
 	keys  record.Keys
 	nodes map[string]*node
+	// events are those of the agents, by node, for tests that want to be told.
+	events map[string]ha.Events
 }
 
 // node is one host: its server's controller, its disk, and its agent's life.
@@ -57,7 +59,7 @@ func newCluster(t *testing.T, names ...string) *cluster {
 	keys, err := record.NewKeys("service", "test")
 	require.NoError(t, err)
 	c := &cluster{
-		t: t, dir: testbed.Dir(t), store: memory.New(memory.Config{Clock: clock.New()}), keys: keys, nodes: map[string]*node{},
+		t: t, dir: testbed.Dir(t), store: memory.New(memory.Config{Clock: clock.New()}), keys: keys, nodes: map[string]*node{}, events: map[string]ha.Events{},
 	}
 	ports, err := testbed.FreePorts(len(names))
 	require.NoError(t, err)
@@ -123,7 +125,7 @@ func (c *cluster) start(name string, bootstrap bool) {
 	n.store = c.store.Client(name)
 	built, err := ha.NewNode(ha.NodeConfig{
 		Cluster: "test", Name: name, Store: n.store, Postgres: n.controller, Disk: n.disk, Host: "127.0.0.1", Port: n.port,
-		Timing: timing, Bootstrap: bootstrap, Logger: logger(c.t, name),
+		Timing: timing, Bootstrap: bootstrap, Logger: logger(c.t, name), Events: c.events[name],
 	})
 	require.NoError(c.t, err)
 	ctx, cancel := context.WithCancel(c.t.Context())
