@@ -199,8 +199,9 @@ func (n *Node) planRejoin(ctx context.Context, v look, term record.Term, up pg.U
 		return rejoin.Plan{}, fmt.Errorf("identify %s: %w", up.Address(), err)
 	}
 	if remote.SystemID != v.records.Initialize.Value {
-		return rejoin.Plan{}, fmt.Errorf("%w: %s at %s is system %s, the cluster is system %s",
-			ErrForeignData, term.Primary, up.Address(), remote.SystemID, v.records.Initialize.Value)
+		// Not ErrForeignData, which ends the node: its own data is not the foreign one.
+		return rejoin.Plan{}, fmt.Errorf("the server at %s, which should be %s, is of system %s and the cluster of %s: who answers there?",
+			up.Address(), term.Primary, remote.SystemID, v.records.Initialize.Value)
 	}
 	if remote.Standby {
 		return rejoin.Plan{Action: rejoin.Wait, Why: term.Primary + " is not promoted yet"}, nil

@@ -107,8 +107,8 @@ var errStart = errors.New("start as a standby")
 // that it needs is gone.
 const maxTurns = 3
 
-// The shortest and longest pauses between two looks while something is under
-// way. Every news of the store or the server ends a pause at once.
+// shortPause is the first pause between two looks while something is under way;
+// backoff lets it grow. Every news of the store or the server ends a pause.
 const shortPause = 10 * time.Millisecond
 
 // NewNode checks the configuration and loads the local state.

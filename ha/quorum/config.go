@@ -99,14 +99,10 @@ func (c Config) Setting() pg.SyncSetting {
 	return pg.SyncSetting{Method: pg.SyncAny, K: c.K, Names: names}
 }
 
-// SettingOf is the setting that the winner of an election puts in force: ANY k
-// of D without itself. K is lowered to the number of the others where there
-// are fewer, but not below 1.
-func (c Config) SettingOf(winner Member) pg.SyncSetting { return c.After(winner).Setting() }
-
-// After is the record of the winner's term: the same D, the winner as primary,
-// the former primary as a member with its recorded incarnation, K the same, or
-// lower where fewer others are left, but not below 1 unless K was 0.
+// After is the record of the winner's term, whose Setting the winner puts in
+// force before it promotes: the same D, the winner as primary, the former primary
+// as a member with its recorded incarnation, K the same, or lower where fewer
+// others are left, but not below 1 unless K was 0.
 func (c Config) After(winner Member) Config {
 	next := Config{Mode: c.Mode, Primary: winner, K: c.K}
 	for _, m := range c.D() {

@@ -36,7 +36,7 @@ func TestConfigArithmetic(t *testing.T) {
 		require.NoError(t, after.Validate())
 		require.Equal(t, c.D(), after.D(), "a failover keeps D")
 		require.Equal(t, c.K, after.K)
-		require.True(t, Safe(after, c.SettingOf(winner)))
+		require.True(t, Safe(after, c.After(winner).Setting()))
 	}
 }
 
