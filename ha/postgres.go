@@ -17,6 +17,7 @@ import (
 type PostgresController interface {
 	Observer
 	Starter
+	Yielder
 	Fencer
 	Promoter
 	Follower
@@ -69,6 +70,19 @@ type Starter interface {
 	Stop(ctx context.Context, mode pg.StopMode) error
 }
 
+// Yielder stops a primary so that another server can go on where it ends.
+type Yielder interface {
+	// Yield stops a primary fast (see pg.StopFast), having shipped all its WAL
+	// and the shutdown checkpoint to the standby that streams as to
+	// (application_name). Walsenders of other standbys that would hold it up
+	// are ended. nil means that no process of the server is left and that it
+	// was shut down cleanly; the position is the end of the shutdown checkpoint.
+	// That the standby has flushed it is for the caller to confirm: Identify.
+	//
+	// When ctx ends first, the server is still stopping: see Stop.
+	Yield(ctx context.Context, to string) (pg.Position, error)
+}
+
 // Fencer makes a standby deaf, and reads the position of a voter.
 type Fencer interface {
 	// Fence clears the upstream and returns nil when it is proven that no WAL
@@ -104,6 +118,7 @@ type Follower interface {
 	Follow(ctx context.Context, up pg.Upstream) error
 
 	// Identify asks the server at up who it is, over the replication protocol.
+	// What a standby says of Flushed it has flushed.
 	Identify(ctx context.Context, up pg.Upstream) (pg.Remote, error)
 }
 

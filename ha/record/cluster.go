@@ -63,9 +63,16 @@ type Cluster struct {
 	Promoting  Rec[Promoting]
 	Status     Rec[Status]
 	Replics    Rec[ReplicsInfo]
-	Members    []Host     // sorted by name
-	Votes      []HeldVote // of all elections that are still there
-	Errs       []error    // records that could not be read; their values are zero
+	// SwitchoverErr says why `switchover/master` or its state cannot be read. It
+	// concerns nobody but the switchover, hence it is not one of Errs.
+	SwitchoverLock  Lock
+	SwitchoverState Rec[SwitchoverPhase]
+	Switchover      Rec[Switchover]
+	SwitchoverErr   error
+	Maintenance     Maintenance
+	Members         []Host     // sorted by name
+	Votes           []HeldVote // of all elections that are still there
+	Errs            []error    // records that could not be read; their values are zero
 }
 
 // HeldVote is a vote with its key, for whoever cleans up.
@@ -126,7 +133,53 @@ func (c *Cluster) add(kv dcs.KV) error {
 	case "replics_info":
 		return decodeInto(&c.Replics, kv)
 	default:
+		if strings.HasPrefix(name, "switchover/") {
+			c.addSwitchover(name, kv)
+			return nil
+		}
+		if strings.HasPrefix(name, "maintenance") {
+			return c.addMaintenance(name, kv)
+		}
 		return c.addChild(name, kv)
+	}
+	return nil
+}
+
+func (c *Cluster) addSwitchover(name string, kv dcs.KV) {
+	switch name {
+	case "switchover/lock":
+		c.SwitchoverLock = Lock{Holder: string(kv.Value), Created: kv.Created, Session: kv.Session}
+	case "switchover/state":
+		phase := SwitchoverPhase(strings.TrimSpace(string(kv.Value)))
+		c.SwitchoverState = Rec[SwitchoverPhase]{phase, kv.Revision}
+		switch phase {
+		case SwitchoverNone, SwitchoverDone, SwitchoverFailed:
+		default:
+			if !phase.Open() {
+				c.SwitchoverErr = fmt.Errorf("record %s: %.40q is no phase of a switchover", kv.Key, phase)
+			}
+		}
+	case "switchover/master":
+		if err := decodeInto(&c.Switchover, kv); err != nil {
+			c.SwitchoverErr = err
+		}
+	}
+}
+
+func (c *Cluster) addMaintenance(name string, kv dcs.KV) error {
+	text := strings.TrimSpace(string(kv.Value))
+	switch name {
+	case "maintenance":
+		c.Maintenance.Mode = Rec[MaintenanceMode]{MaintenanceMode(text), kv.Revision}
+		switch MaintenanceMode(text) {
+		case MaintenanceOff, MaintenanceOn, MaintenanceLeaving:
+		default:
+			return fmt.Errorf("record %s: %.40q is neither %q nor %q nor empty", kv.Key, text, MaintenanceOn, MaintenanceLeaving)
+		}
+	case "maintenance/ts":
+		c.Maintenance.Since = Rec[string]{text, kv.Revision}
+	case "maintenance/master":
+		c.Maintenance.Master = Rec[string]{text, kv.Revision}
 	}
 	return nil
 }

@@ -51,6 +51,7 @@ func (k Keys) Leader() string               { return k.prefix + "leader" }
 func (k Keys) EpochManager() string         { return k.prefix + "epoch_manager" }
 func (k Keys) Alive(host string) string     { return k.prefix + "alive/" + host }
 func (k Keys) QuorumMember(h string) string { return k.prefix + "quorum/members/" + h }
+func (k Keys) SwitchoverLock() string       { return k.prefix + "switchover/lock" }
 
 // Records.
 func (k Keys) Initialize() string           { return k.prefix + "initialize" }
@@ -61,6 +62,11 @@ func (k Keys) ReplicsInfo() string          { return k.prefix + "replics_info" }
 func (k Keys) FailoverState() string        { return k.prefix + "failover_state" }
 func (k Keys) CurrentPromotingHost() string { return k.prefix + "current_promoting_host" }
 func (k Keys) Status() string               { return k.prefix + "status" }
+func (k Keys) SwitchoverState() string      { return k.prefix + "switchover/state" }
+func (k Keys) SwitchoverMaster() string     { return k.prefix + "switchover/master" }
+func (k Keys) Maintenance() string          { return k.prefix + "maintenance" }
+func (k Keys) MaintenanceTS() string        { return k.prefix + "maintenance/ts" }
+func (k Keys) MaintenanceMaster() string    { return k.prefix + "maintenance/master" }
 func (k Keys) Member(host string) string    { return k.prefix + "members/" + host }
 
 // Vote is the key of host's vote in election id.

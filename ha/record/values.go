@@ -48,6 +48,15 @@ type FailoverState struct {
 	Deadline       Duration        `json:"deadline,omitempty"`        // counted by each node from when it first saw the id
 	Winner         quorum.Member   `json:"winner,omitzero"`
 	Reason         string          `json:"reason,omitempty"` // for people
+	// Handover is set where no votes were cast: the primary of the term before
+	// has named its successor, see package switchover.
+	Handover *Handover `json:"handover,omitempty"`
+}
+
+// Handover says where the WAL of a primary ends that has handed over its term.
+type Handover struct {
+	From     quorum.Member `json:"from"`
+	Position pg.Position   `json:"position"` // the end of its shutdown checkpoint
 }
 
 // Open reports whether the election has not ended yet.
@@ -95,6 +104,7 @@ type Member struct {
 	Pending     []string     `json:"pending_restart,omitempty"`
 	Rejoin      string       `json:"rejoin,omitempty"` // nonce of a question: is my copy needed?
 	Upstream    string       `json:"upstream,omitempty"`
+	Maintenance bool         `json:"maintenance,omitempty"` // the node has seen it and keeps to it
 	Sampled     time.Time    `json:"sampled"`
 }
 
