@@ -81,11 +81,11 @@ func (c *Controller) initdb(ctx context.Context) error {
 	if err := c.createRole(ctx); err != nil {
 		return fmt.Errorf("create the replication role: %w", err)
 	}
-	state, err := c.controlState()
+	control, err := c.readControlFile()
 	if err != nil {
 		return err
 	}
-	if state != stateShutDown {
+	if control.state != stateShutDown {
 		return errors.New("the standalone server that creates the replication role was not shut down cleanly")
 	}
 	return nil

@@ -2,7 +2,6 @@ package pgctl
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -150,33 +149,11 @@ func (c *Controller) howEnded(asked bool) pg.Process {
 	if asked {
 		return pg.ProcessStopped
 	}
-	state, err := c.controlState()
-	if errors.Is(err, os.ErrNotExist) || err == nil && (state == stateShutDown || state == stateShutDownInRecovery) {
+	control, err := c.readControlFile()
+	if errors.Is(err, os.ErrNotExist) || err == nil && (control.state == stateShutDown || control.state == stateShutDownInRecovery) {
 		return pg.ProcessStopped
 	}
 	return pg.ProcessCrashed
-}
-
-// Values of DBState in catalog/pg_control.h.
-const (
-	stateShutDown           = 1
-	stateShutDownInRecovery = 2
-)
-
-// controlState reads the state field of the control file. Its place, after the
-// system identifier and two version numbers, is the same in all versions.
-func (c *Controller) controlState() (uint32, error) {
-	const offset = 16
-	f, err := os.Open(c.dataPath("global", "pg_control"))
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close() //nolint:errcheck // read only
-	var state [4]byte
-	if _, err := f.ReadAt(state[:], offset); err != nil {
-		return 0, err
-	}
-	return binary.NativeEndian.Uint32(state[:]), nil
 }
 
 // pidFile is what postmaster.pid says.

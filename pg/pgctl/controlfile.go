@@ -1,0 +1,185 @@
+package pgctl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/pghad/pghad/pg"
+)
+
+// Values of DBState in catalog/pg_control.h.
+const (
+	stateShutDown           = 1
+	stateShutDownInRecovery = 2
+)
+
+// controlFile is the beginning of global/pg_control, which is the same in all
+// supported versions.
+type controlFile struct {
+	state      uint32      // DBState
+	checkpoint pg.LSN      // where the last checkpoint's record begins
+	timeline   pg.Timeline // of that record
+}
+
+func (c *Controller) readControlFile() (controlFile, error) {
+	const (
+		stateAt      = 16 // behind the system identifier and two version numbers
+		checkpointAt = 32 // behind the time of the last change
+		timelineAt   = 48 // in the copy of the checkpoint, behind its redo pointer
+	)
+	f, err := os.Open(c.dataPath("global", "pg_control"))
+	if err != nil {
+		return controlFile{}, err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	var content [timelineAt + 4]byte
+	if _, err := io.ReadFull(f, content[:]); err != nil {
+		return controlFile{}, fmt.Errorf("read pg_control: %w", err)
+	}
+	return controlFile{
+		state:      binary.NativeEndian.Uint32(content[stateAt:]),
+		checkpoint: pg.LSN(binary.NativeEndian.Uint64(content[checkpointAt:])),
+		timeline:   pg.Timeline(binary.NativeEndian.Uint32(content[timelineAt:])),
+	}, nil
+}
+
+// shutdownEnd is where the WAL of a server ends that was shut down as a primary:
+// the end of the shutdown checkpoint's record, which is read from the WAL and
+// checked. No process of the server may be left.
+func (c *Controller) shutdownEnd() (pg.Position, error) {
+	control, err := c.readControlFile()
+	if err != nil {
+		return pg.Position{}, err
+	}
+	if control.state != stateShutDown {
+		return pg.Position{}, fmt.Errorf("it was not shut down cleanly as a primary: the state in its control file is %d", control.state)
+	}
+	end, err := shutdownRecordEnd(c.dataPath("pg_wal"), control)
+	if err != nil {
+		return pg.Position{}, fmt.Errorf("shutdown checkpoint at %s on timeline %d: %w", control.checkpoint, control.timeline, err)
+	}
+	return pg.Position{Timeline: control.timeline, LSN: end}, nil
+}
+
+// Of access/xlogrecord.h and access/xlog_internal.h.
+const (
+	recordHeaderSize    = 24
+	recordInfoAt        = 16 // xl_info, then xl_rmid
+	recordCRCAt         = 20
+	recordAlignment     = 8
+	shortPageHeaderSize = 24
+	longPageHeaderSize  = 40 // at the start of a segment: with its size and that of a page
+	segmentSizeAt       = 32
+	pageSizeAt          = 36
+	blockDataShort      = 255 // XLR_BLOCK_ID_DATA_SHORT: one byte of length, then the data
+	infoMask            = 0xF0
+)
+
+// shutdownRecordEnd reads the record at the control file's checkpoint, and
+// returns where it ends, if it is a valid shutdown checkpoint of that timeline.
+func shutdownRecordEnd(directory string, control controlFile) (pg.LSN, error) {
+	geometry, err := geometryOf(directory, control)
+	if err != nil {
+		return 0, err
+	}
+	r := &recordReader{directory: directory, geometry: geometry, timeline: control.timeline, at: uint64(control.checkpoint)}
+	header, err := r.read(recordHeaderSize)
+	if err != nil {
+		return 0, err
+	}
+	length := binary.NativeEndian.Uint32(header)
+	const most = 1 << 10 // a checkpoint has about a hundred bytes
+	if length < recordHeaderSize+2+12 || length > most {
+		return 0, fmt.Errorf("its record cannot have %d bytes", length)
+	}
+	data, err := r.read(int(length - recordHeaderSize))
+	if err != nil {
+		return 0, err
+	}
+	sum := crc32.Update(crc32.Checksum(data, castagnoli), castagnoli, header[:recordCRCAt])
+	if sum != binary.NativeEndian.Uint32(header[recordCRCAt:]) {
+		return 0, errors.New("its record is damaged: the checksum does not match")
+	}
+	const resourceManagerXLOG, checkpointShutdown = 0, 0x00
+	redo, timeline := binary.NativeEndian.Uint64(data[2:]), binary.NativeEndian.Uint32(data[10:])
+	if header[recordInfoAt]&infoMask != checkpointShutdown || header[recordInfoAt+1] != resourceManagerXLOG || data[0] != blockDataShort ||
+		pg.LSN(redo) != control.checkpoint || pg.Timeline(timeline) != control.timeline {
+		return 0, errors.New("its record is not that of a shutdown checkpoint")
+	}
+	return pg.LSN(r.aligned()), nil
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// geometryOf finds out how the WAL is cut, from the header of the file that holds
+// the checkpoint. The file's name depends on the size of a segment: it is tried.
+func geometryOf(directory string, control controlFile) (walGeometry, error) {
+	const smallest, largest = 1 << 20, 1 << 30
+	for size := uint64(smallest); size <= largest; size *= 2 {
+		name := walGeometry{segment: size}.fileName(control.timeline, control.checkpoint)
+		header := make([]byte, longPageHeaderSize)
+		if err := readAt(filepath.Join(directory, name), header, 0); errors.Is(err, os.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return walGeometry{}, err
+		}
+		start := uint64(control.checkpoint) / size * size
+		page := pageHeader{magic: binary.NativeEndian.Uint16(header), address: binary.NativeEndian.Uint64(header[8:])}
+		segment, pages := binary.NativeEndian.Uint32(header[segmentSizeAt:]), binary.NativeEndian.Uint32(header[pageSizeAt:])
+		if page.is(start) && uint64(segment) == size && pages >= longPageHeaderSize {
+			return walGeometry{segment: size, page: uint64(pages)}, nil
+		}
+	}
+	return walGeometry{}, errors.New("no WAL file holds it")
+}
+
+// recordReader reads the bytes of one record, which go around the headers of
+// pages.
+type recordReader struct {
+	directory string
+	geometry  walGeometry
+	timeline  pg.Timeline
+	at        uint64 // the next byte
+}
+
+func (r *recordReader) read(n int) ([]byte, error) {
+	data := make([]byte, 0, n)
+	for len(data) < n {
+		if r.at%r.geometry.page == 0 {
+			if r.at += shortPageHeaderSize; (r.at-shortPageHeaderSize)%r.geometry.segment == 0 {
+				r.at += longPageHeaderSize - shortPageHeaderSize
+			}
+		}
+		part := make([]byte, min(uint64(n-len(data)), r.geometry.page-r.at%r.geometry.page))
+		path := filepath.Join(r.directory, r.geometry.fileName(r.timeline, pg.LSN(r.at)))
+		if err := readAt(path, part, int64(r.at%r.geometry.segment)); err != nil { //nolint:gosec // below the segment's size
+			return nil, err
+		}
+		data = append(data, part...)
+		r.at += uint64(len(part))
+	}
+	return data, nil
+}
+
+// aligned is the end of the record that was read: the next one begins there, or
+// behind the header of a page that begins there.
+func (r *recordReader) aligned() uint64 {
+	return (r.at + recordAlignment - 1) / recordAlignment * recordAlignment
+}
+
+func readAt(path string, data []byte, offset int64) error {
+	f, err := os.Open(path) //nolint:gosec // a file of the configured directories
+	if err != nil {
+		return fmt.Errorf("read WAL: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // read only
+	if _, err := f.ReadAt(data, offset); err != nil {
+		return fmt.Errorf("read WAL: %w", err)
+	}
+	return nil
+}
