@@ -1,7 +1,6 @@
 package testbed
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -210,8 +209,9 @@ func (c *Cluster) Start() error {
 	return nil
 }
 
-// StartNode starts the agent of a node, which sees to the rest. It does nothing
-// when the agent runs.
+// StartNode starts the agent of a node, which sees to the rest: it starts
+// PostgreSQL, or takes over the one that an agent which was killed (KillAgent)
+// has left. It does nothing when the agent runs.
 func (c *Cluster) StartNode(name string) error {
 	node, err := c.node(name)
 	if err != nil {
@@ -323,7 +323,9 @@ func (n *clusterNode) kill(ctx context.Context) error {
 }
 
 // KillAgent ends the agent of a node with SIGKILL and leaves its PostgreSQL
-// alone.
+// alone, an orphan. From then on its postmaster is a child of whoever adopts
+// orphans here: of this process if it runs an internal/reaper, else of process 1;
+// and it stays so when an agent that was started anew has taken it over.
 func (c *Cluster) KillAgent(name string) error {
 	node, err := c.node(name)
 	if err != nil {
@@ -344,14 +346,33 @@ func (c *Cluster) KillPostmaster(name string) error {
 	if err != nil {
 		return err
 	}
-	found := serverProcesses(node.data())
-	if len(found) == 0 {
-		return fmt.Errorf("node %s has no running postmaster", name)
+	postmaster, err := node.postmaster()
+	if err != nil {
+		return err
 	}
-	if err := signalAll(found[:1], syscall.SIGKILL); err != nil {
+	if err := signalAll([]proc{postmaster}, syscall.SIGKILL); err != nil {
 		return fmt.Errorf("kill the postmaster of node %s: %w", name, err)
 	}
 	return nil
+}
+
+// Postmaster is the process id of a node's postmaster, as whose child ever it
+// runs.
+func (c *Cluster) Postmaster(name string) (int, error) {
+	node, err := c.node(name)
+	if err != nil {
+		return 0, err
+	}
+	postmaster, err := node.postmaster()
+	return postmaster.pid, err
+}
+
+func (n *clusterNode) postmaster() (proc, error) {
+	found := serverProcesses(n.data())
+	if len(found) == 0 {
+		return proc{}, fmt.Errorf("node %s has no running postmaster", n.name)
+	}
+	return found[0], nil
 }
 
 // Stop asks all agents to end, which stops their servers, and kills what is left
@@ -455,17 +476,12 @@ func (l List) Whole(n, k int) bool {
 
 // List asks pghad for the state of the cluster.
 func (c *Cluster) List(ctx context.Context) (List, error) {
-	cmd := exec.CommandContext(ctx, c.cfg.Binary, "list", "-c", c.nodes[0].config(), "-o", "json") //nolint:gosec // the caller's program
-	cmd.Env, cmd.Dir = agentEnv(), "/"
-	out, err := cmd.Output()
+	out, err := c.Command(ctx, "list", "-o", "json")
 	if err != nil {
-		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-			return List{}, fmt.Errorf("pghad list: %w: %s", err, bytes.TrimSpace(exit.Stderr))
-		}
-		return List{}, fmt.Errorf("pghad list: %w", err)
+		return List{}, err
 	}
 	var list List
-	if err := json.Unmarshal(out, &list); err != nil {
+	if err := json.Unmarshal([]byte(out), &list); err != nil {
 		return List{}, fmt.Errorf("pghad list: %w", err)
 	}
 	return list, nil

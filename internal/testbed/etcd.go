@@ -116,30 +116,22 @@ func (s *EtcdServer) Restart(ctx context.Context) error {
 }
 
 // Pause stops the server with all its connections open, as a frozen machine
-// would be. It returns when every thread stands still: the signal alone does not
-// wait, and a thread that runs on could answer once more.
-func (s *EtcdServer) Pause() error {
-	if err := s.signal(syscall.SIGSTOP); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.process == nil {
-		return nil
-	}
-	return awaitStopped(s.process.cmd.Process.Pid)
-}
+// would be. It returns when every thread stands still.
+func (s *EtcdServer) Pause() error { return s.running((*process).pause) }
 
 // Resume ends a Pause.
-func (s *EtcdServer) Resume() error { return s.signal(syscall.SIGCONT) }
+func (s *EtcdServer) Resume() error {
+	return s.running(func(p *process) error { return p.signal(syscall.SIGCONT) })
+}
 
-func (s *EtcdServer) signal(sig syscall.Signal) error {
+// running does something to a server that runs.
+func (s *EtcdServer) running(do func(*process) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.process == nil {
 		return errors.New("etcd does not run; start it first")
 	}
-	return s.process.signal(sig)
+	return do(s.process)
 }
 
 func (s *EtcdServer) end(how func(*process) error) error {
@@ -185,7 +177,7 @@ func (s *EtcdServer) awaitHealth(ctx context.Context, p *process) error {
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
 	for {
-		err := s.healthy(ctx)
+		err := EtcdHealth(ctx, s.url(s.client))
 		if err == nil {
 			return nil
 		}
@@ -199,8 +191,10 @@ func (s *EtcdServer) awaitHealth(ctx context.Context, p *process) error {
 	}
 }
 
-func (s *EtcdServer) healthy(ctx context.Context) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url(s.client)+"/health", http.NoBody)
+// EtcdHealth asks the etcd at a client URL whether it can serve, and says why
+// not.
+func EtcdHealth(ctx context.Context, clientURL string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, clientURL+"/health", http.NoBody)
 	if err != nil {
 		return fmt.Errorf("make a health request: %w", err)
 	}

@@ -42,6 +42,14 @@ func (c *Child) Err() error { return c.process.err }
 // Kill ends the child without giving it a say and waits for it.
 func (c *Child) Kill() error { return c.process.kill() }
 
+// Pause stops the child where it stands, with all its connections open, as a
+// frozen machine would be. It returns when every thread stands still: the signal
+// alone does not wait, and a thread that runs on could answer once more.
+func (c *Child) Pause() error { return c.process.pause() }
+
+// Resume ends a Pause.
+func (c *Child) Resume() error { return c.process.signal(syscall.SIGCONT) }
+
 // launch starts cmd, which is killed when this process dies.
 func launch(cmd *exec.Cmd) (*process, error) { return launchBound(cmd, syscall.SIGKILL) }
 
@@ -87,6 +95,14 @@ func (p *process) kill() error {
 		<-p.done
 	}
 	return err
+}
+
+// pause stops the child where it stands and waits until it does.
+func (p *process) pause() error {
+	if err := p.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	return awaitStopped(p.cmd.Process.Pid)
 }
 
 // signal sends sig; a child that has ended is no error.
