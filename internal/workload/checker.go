@@ -17,6 +17,7 @@ const (
 	VerdictLost       Verdict = "lost"        // an acknowledged row is gone
 	VerdictTwoWriters Verdict = "two_writers" // two nodes acknowledged writes at one time
 	VerdictStuck      Verdict = "stuck"       // the cluster did not become whole in time
+	VerdictBroken     Verdict = "broken"      // no row is gone, but something else that was promised did not hold
 	VerdictError      Verdict = "error"       // the run itself went wrong
 )
 

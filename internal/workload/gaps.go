@@ -80,6 +80,18 @@ func (g *Gaps) Longest(since time.Duration) Gap {
 	return longest
 }
 
+// Between returns the gaps that reach into a span of time, in order, each in full
+// length.
+func (g *Gaps) Between(from, to time.Duration) []Gap {
+	var found []Gap
+	for _, gap := range g.All() {
+		if gap.To > from && gap.From < to {
+			found = append(found, gap)
+		}
+	}
+	return found
+}
+
 // Open returns how long the present gap lasts at now; 0 below GapFloor, before
 // the first acknowledgement, and after End.
 func (g *Gaps) Open(now time.Duration) time.Duration {

@@ -65,3 +65,15 @@ func TestGaps(t *testing.T) {
 		})
 	}
 }
+
+func TestGapsBetween(t *testing.T) {
+	t.Parallel()
+	var gaps workload.Gaps
+	for _, at := range ms(0, 200, 250, 1000, 1050, 2000) {
+		gaps.Acknowledged(at)
+	}
+	require.Equal(t, []workload.Gap{gap(0, 200), gap(250, 1000), gap(1050, 2000)}, gaps.All())
+	require.Equal(t, []workload.Gap{gap(250, 1000)}, gaps.Between(ms(200)[0], ms(1050)[0]), "what ends or begins at the edge is outside")
+	require.Equal(t, gaps.All(), gaps.Between(ms(199)[0], ms(1051)[0]), "what reaches in counts whole")
+	require.Empty(t, gaps.Between(ms(200)[0], ms(250)[0]))
+}

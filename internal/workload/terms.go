@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // Conflict is an acknowledgement that two writers made possible.
@@ -73,4 +74,29 @@ func TwoWriters(entries []Entry) []Conflict {
 		}
 	}
 	return conflicts
+}
+
+// Late returns the writes that were sent to node on an older timeline after a
+// newer one's acknowledgement had been seen: what a deposed primary was asked to
+// do. Those that it acknowledged break the second rule of TwoWriters.
+func Late(entries []Entry, node string) []Entry {
+	seen := make(map[uint32]time.Duration) // the first acknowledgement of each timeline
+	for _, entry := range entries {
+		if first, known := seen[entry.Timeline]; entry.Outcome == Acknowledged && (!known || entry.Done < first) {
+			seen[entry.Timeline] = entry.Done
+		}
+	}
+	var late []Entry
+	for _, entry := range entries {
+		if entry.Node != node {
+			continue
+		}
+		for timeline, first := range seen {
+			if timeline > entry.Timeline && first < entry.Sent {
+				late = append(late, entry)
+				break
+			}
+		}
+	}
+	return late
 }

@@ -93,3 +93,22 @@ func TestVerdict(t *testing.T) {
 	require.Equal(t, workload.VerdictError, workload.Report{Resurrected: []uint64{1}}.Verdict())
 	require.Equal(t, []uint64{3, 7}, workload.Report{Lost: lost}.LostIDs())
 }
+
+func TestLate(t *testing.T) {
+	t.Parallel()
+	const ack, unknown, failed = workload.Acknowledged, workload.Unknown, workload.Failed
+	entries := []workload.Entry{
+		write("a", 1, 0, 1, ack),
+		write("a", 1, 40, 90, unknown), // sent before
+		write("b", 2, 50, 60, ack),
+		write("a", 1, 60, 70, unknown), // in that very moment
+		write("a", 1, 61, 62, unknown),
+		write("a", 1, 63, 64, ack),
+		write("c", 1, 65, 66, failed),
+		write("b", 2, 67, 68, ack),
+		write("a", 2, 69, 70, failed),
+	}
+	require.Equal(t, entries[4:6], workload.Late(entries, "a"))
+	require.Empty(t, workload.Late(entries, "b"))
+	require.Empty(t, workload.Late(nil, "a"))
+}
