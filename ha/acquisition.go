@@ -77,7 +77,7 @@ func (a *acquisition) claim(s *lockerSession) error {
 		return held
 	}
 	a.session = s
-	a.doubted = slices.Contains(s.orphans, orphan{key: a.key})
+	a.doubted = s.doubted(a.key)
 	s.claims = append(s.claims, a)
 	return nil
 }
@@ -126,7 +126,7 @@ func (a *acquisition) afterConflict(ctx context.Context, conflict error) (token 
 	case !a.leftover(kv):
 		return 0, false, &HeldError{Key: a.key, Holder: kv}
 	}
-	if err := a.locker.deleteKey(ctx, a.key, kv.Created); err != nil {
+	if err := a.locker.deleteKey(ctx, kv); err != nil {
 		return 0, false, fmt.Errorf("a leftover of an earlier holding is in the way: %w", err)
 	}
 	return 0, true, conflict
@@ -162,20 +162,26 @@ func (a *acquisition) win(ctx context.Context, token dcs.Revision) (*Lease, erro
 		return nil, a.giveBack(ctx, token)
 	}
 	defer l.unlock()
-	ls := &Lease{locker: l, session: s, key: a.key, value: a.value, token: token}
-	ls.ctx, ls.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-	s.leases = append(s.leases, ls)
 	l.note(func(log *slog.Logger) {
 		log.Info("lock acquired", "key", a.key, "token", uint64(token), "session", s.id)
 	})
-	return ls, nil
+	return a.lease(ctx, token, token), nil
+}
+
+// lease makes the lease. The caller holds mu, and the session is in force.
+func (a *acquisition) lease(ctx context.Context, token, revision dcs.Revision) *Lease {
+	ls := &Lease{locker: a.locker, session: a.session, key: a.key, value: a.value, token: token, revision: revision}
+	ls.ctx, ls.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	a.session.leases = append(a.session.leases, ls)
+	return ls
 }
 
 // giveBack deletes a lock that was taken too late. The session has ended, so
 // that the key vanishes with it if it cannot be deleted.
 func (a *acquisition) giveBack(ctx context.Context, token dcs.Revision) error {
 	cause := context.Cause(a.session.ctx)
-	if err := a.locker.deleteKey(context.WithoutCancel(ctx), a.key, token); err != nil {
+	kv := dcs.KV{Key: a.key, Created: token, Revision: token, Session: a.session.id}
+	if err := a.locker.deleteKey(context.WithoutCancel(ctx), kv); err != nil {
 		a.locker.log.Warn("lock taken too late and not given back, it expires", "key", a.key, "error", err)
 	}
 	if len(a.with.Then) > 0 {

@@ -12,7 +12,7 @@ import (
 
 // Lease is one holding of one lock. It ends once and for all: whoever lost a
 // lock and wants it back acquires it again and gets another Lease, with a
-// greater token.
+// greater token; or, while the key of the old holding still stands, adopts that.
 //
 // A lease that has ended must be released too, when everything that it
 // protected has stopped: its key may well be there still.
@@ -28,10 +28,11 @@ type Lease struct {
 	cancel  context.CancelCauseFunc
 
 	// Guarded by locker.mu.
-	ended   bool
-	sent    instant // of the last renewal, once ended
-	gone    bool    // proven: the key is not this holding's any more
-	working bool    // Hold waits for its work
+	revision dcs.Revision // of the last write of the key that this Locker knows of
+	ended    bool
+	sent     instant // of the last renewal, once ended
+	gone     bool    // proven: the key is not this lease's any more
+	working  bool    // Hold waits for its work
 }
 
 var _ pg.Warrant = (*Lease)(nil)
@@ -40,7 +41,8 @@ var _ pg.Warrant = (*Lease)(nil)
 func (ls *Lease) Key() string { return ls.key }
 
 // Token is the fencing token: the revision at which the lock's key was created,
-// greater than that of every earlier holding of the same key.
+// greater than that of every earlier holding of the same key. A holding that
+// was adopted has the same token as before, or a greater one.
 func (ls *Lease) Token() dcs.Revision { return ls.token }
 
 // Guard is the guard to put into a transaction that only the holder of the lock

@@ -50,6 +50,10 @@ type orphan struct {
 	// token is the incarnation to delete. Zero: a write with an unknown outcome
 	// may still create the key, at any time while the session lives.
 	token dcs.Revision
+	// adopted is the holding that an adoption with an unknown outcome may still
+	// bring, or has brought, under this session. It is spared until the renewal
+	// after the next, so that the adoption can be repeated.
+	adopted dcs.Revision
 }
 
 // note keeps a line for the log until mu is free. The caller holds mu.
@@ -321,24 +325,56 @@ func (s *lockerSession) sweep() {
 	orphans := slices.Clone(s.orphans)
 	l.unlock()
 	for _, o := range orphans {
-		token := o.token
-		if token == 0 {
-			kv, err := s.get(s.ctx, o.key)
-			if err != nil || kv.Session != s.id || s.wanted(o.key) {
-				continue
-			}
-			token = kv.Created
-		}
-		if err := l.deleteOnce(s.ctx, o.key, token); err != nil {
-			l.log.Debug("orphaned lock not deleted", "key", o.key, "error", err)
+		if o.adopted != 0 {
+			s.spare(o)
 			continue
 		}
-		if o.token != 0 {
+		gone, err := s.remove(o)
+		if err != nil {
+			l.log.Debug("orphaned lock not deleted", "key", o.key, "error", err)
+		}
+		if gone && o.token != 0 {
 			l.mu.Lock()
-			s.orphans = slices.DeleteFunc(s.orphans, func(other orphan) bool { return other == o })
+			s.forgetOrphan(o)
 			l.unlock()
 		}
 	}
+	l.mu.Lock()
+	defer l.unlock()
+	s.settle()
+}
+
+// spare lets an orphan be for once: at the next renewal it is like any other.
+func (s *lockerSession) spare(o orphan) {
+	s.locker.mu.Lock()
+	defer s.locker.unlock()
+	if s.user(o.key) == nil {
+		s.forgetOrphan(o)
+		s.doubt(orphan{key: o.key})
+	}
+}
+
+// remove deletes an orphan as it stands there now, and reports whether it has
+// found that there is none, or has deleted it.
+func (s *lockerSession) remove(o orphan) (gone bool, err error) {
+	kv, err := s.get(s.ctx, o.key)
+	switch {
+	case errors.Is(err, dcs.ErrNotFound):
+		return true, nil
+	case err != nil:
+		return false, err
+	case kv.Session != s.id || o.token != 0 && kv.Created != o.token:
+		return true, nil
+	case o.token == 0 && s.wanted(o.key):
+		return false, nil
+	}
+	l := s.locker
+	ctx, cancel := timectx.With(s.ctx, l.cfg.Clock, l.timing.Request, "deleting "+o.key)
+	defer cancel()
+	if err := l.deleteAt(ctx, kv); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
 // wanted reports whether the key is held or being acquired: then what stands
@@ -367,6 +403,12 @@ func (s *lockerSession) user(key string) *HeldError {
 	return nil
 }
 
+// doubted reports whether a write with an unknown outcome may have brought the
+// key under this session, or may do so yet. The caller holds mu.
+func (s *lockerSession) doubted(key string) bool {
+	return slices.ContainsFunc(s.orphans, func(o orphan) bool { return o.key == key && o.token == 0 })
+}
+
 // doubt remembers an orphan. The caller holds mu.
 func (s *lockerSession) doubt(o orphan) {
 	if !slices.Contains(s.orphans, o) {
@@ -375,10 +417,16 @@ func (s *lockerSession) doubt(o orphan) {
 	}
 }
 
-// settle ends the session if it has orphans and nothing to lose. The caller
-// holds mu.
+// forgetOrphan is the opposite of doubt. The caller holds mu.
+func (s *lockerSession) forgetOrphan(o orphan) {
+	s.orphans = slices.DeleteFunc(s.orphans, func(other orphan) bool { return other == o })
+}
+
+// settle ends the session if it has orphans and nothing to lose. An adoption
+// that may be repeated is something to lose. The caller holds mu.
 func (s *lockerSession) settle() {
-	if len(s.orphans) > 0 && len(s.leases) == 0 && len(s.claims) == 0 {
+	spared := slices.ContainsFunc(s.orphans, func(o orphan) bool { return o.adopted != 0 })
+	if len(s.orphans) > 0 && !spared && len(s.leases) == 0 && len(s.claims) == 0 {
 		s.end(errDoubtful)
 	}
 }
@@ -386,7 +434,10 @@ func (s *lockerSession) settle() {
 // release deletes the key of a lease that has ended.
 func (s *lockerSession) release(ctx context.Context, ls *Lease) error {
 	l := s.locker
-	err := l.deleteKey(ctx, ls.key, ls.token)
+	l.mu.Lock()
+	kv := dcs.KV{Key: ls.key, Created: ls.token, Revision: ls.revision, Session: s.id}
+	l.unlock()
+	err := l.deleteKey(ctx, kv)
 	l.mu.Lock()
 	ls.gone = err == nil || s.closed
 	s.drop(ls)
@@ -540,29 +591,39 @@ func (l *Locker) insist(ctx context.Context, what string, do func(context.Contex
 	}
 }
 
-// deleteKey deletes a lock's key if it still is the incarnation created at
-// token. Nil proves that it is not there any more: repeating the deletion
-// after an unknown outcome is harmless, since nothing else matches the guard.
-func (l *Locker) deleteKey(ctx context.Context, key string, token dcs.Revision) error {
-	return l.insist(ctx, "deleting "+key, func(ctx context.Context) error {
-		return l.deleteCreated(ctx, key, token)
+// deleteKey deletes a lock's key if it still is the incarnation of kv under the
+// session of kv, whatever has been written to it since; in another session it
+// is a holding that was adopted there. Nil proves that it is not there any
+// more.
+//
+// Each deletion is bound to the revision that was read: one that gets lost, and
+// lands after the holding was adopted, finds another revision.
+func (l *Locker) deleteKey(ctx context.Context, kv dcs.KV) error {
+	return l.insist(ctx, "deleting "+kv.Key, func(ctx context.Context) error {
+		err := l.deleteAt(ctx, kv)
+		if !errors.Is(err, dcs.ErrConflict) {
+			return err
+		}
+		now, err := l.cfg.Store.Get(ctx, kv.Key)
+		switch {
+		case errors.Is(err, dcs.ErrNotFound):
+			return nil
+		case err != nil:
+			return err
+		case now.Created != kv.Created || now.Session != kv.Session:
+			return nil
+		}
+		kv.Revision = now.Revision
+		return l.deleteAt(ctx, kv)
 	})
 }
 
-// deleteOnce is one attempt of deleteKey.
-func (l *Locker) deleteOnce(ctx context.Context, key string, token dcs.Revision) error {
-	ctx, cancel := timectx.With(ctx, l.cfg.Clock, l.timing.Request, "deleting "+key)
-	defer cancel()
-	return l.deleteCreated(ctx, key, token)
-}
-
-func (l *Locker) deleteCreated(ctx context.Context, key string, token dcs.Revision) error {
+// deleteAt deletes a lock's key if nothing has been written to it since kv. The
+// error is dcs.ErrConflict if something has.
+func (l *Locker) deleteAt(ctx context.Context, kv dcs.KV) error {
 	_, err := l.cfg.Store.Commit(ctx, dcs.Txn{
-		If:   []dcs.Guard{dcs.Held(key, token)},
-		Then: []dcs.Op{{Key: key, Delete: true}},
+		If:   []dcs.Guard{{Key: kv.Key, Created: kv.Created, Revision: kv.Revision}},
+		Then: []dcs.Op{{Key: kv.Key, Delete: true}},
 	})
-	if errors.Is(err, dcs.ErrConflict) {
-		return nil
-	}
 	return err
 }
