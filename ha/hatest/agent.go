@@ -37,8 +37,13 @@ type Env struct {
 	Rand     io.Reader
 	Disk     ha.Disk
 	Postgres ha.PostgresController // nil without Config.Postgres
-	Logger   *slog.Logger
-	Effects  ha.Effects // crash points
+	// Peers asks the agents of other hosts, at the APIURL that they have; Serve
+	// lets handler answer what they ask of this one, for the rest of its life.
+	Peers   ha.Peers
+	Serve   func(handler PromiseHandler)
+	APIURL  string
+	Logger  *slog.Logger
+	Effects ha.Effects // crash points
 }
 
 // host is a machine: its clocks, its disk, and at most one living agent.
@@ -60,6 +65,7 @@ type host struct {
 	calm     time.Duration
 	started  time.Duration // when the last agent was
 	parked   []*item       // what its server would do
+	failing  []string      // effects on its server that fail; see host.failure
 	// sessions are all that agents of this host were granted.
 	sessions []dcs.SessionID
 }
@@ -76,6 +82,7 @@ type agent struct {
 	dead   bool // guarded by world.mu
 	paused bool
 	held   []*item // what waits for the end of a pause
+	serve  PromiseHandler
 	tasks  []*task // under way; guarded by world.mu
 	ended  bool    // the program has returned
 	err    error
@@ -197,14 +204,30 @@ func (h *host) start() {
 	if h.alive() || h.down {
 		return
 	}
-	h.lives++
-	a := &agent{host: h, world: w, life: h.lives, name: fmt.Sprintf("%s.%d", h.name, h.lives)}
-	a.ctx, a.cancel = context.WithCancelCause(context.Background())
+	a := h.newAgent()
 	h.agent, h.started = a, w.now()
-	w.agents = append(w.agents, a)
 	env := a.env()
+	env.Disk, env.Peers, env.APIURL = &disk{agent: a}, &peers{agent: a}, apiURL(h.name)
+	if w.servers != nil {
+		env.Postgres = w.servers.controller(a, h.name)
+	}
+	a.run(w.cfg.Agent, env)
+}
+
+// newAgent makes another life of a program on the host.
+func (h *host) newAgent() *agent {
+	h.lives++
+	a := &agent{host: h, world: h.world, life: h.lives, name: fmt.Sprintf("%s.%d", h.name, h.lives)}
+	a.ctx, a.cancel = context.WithCancelCause(context.Background())
+	h.world.agents = append(h.world.agents, a)
+	return a
+}
+
+// run runs the program.
+func (a *agent) run(program Agent, env Env) {
+	w := a.world
 	go func() {
-		err := w.cfg.Agent(a.ctx, env)
+		err := program(a.ctx, env)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		a.ended, a.err = true, err
@@ -219,8 +242,12 @@ func (a *agent) env() Env {
 		Name: h.name, Address: h.name, Port: 5432, Life: a.life - 1,
 		Store: &store{agent: a, client: w.dcs.Client(a.name)},
 		Clock: clk, Wall: clk.Wall,
-		Rand:   &noisyReader{noise: w.jitter, id: newDigest().str(h.name).num(uint64(a.life))}, //nolint:gosec // small
-		Disk:   &disk{agent: a},
+		Rand: &noisyReader{noise: w.jitter, id: newDigest().str(h.name).num(uint64(a.life))}, //nolint:gosec // small
+		Serve: func(handler PromiseHandler) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			a.serve = handler
+		},
 		Logger: slog.New(slog.DiscardHandler),
 		Effects: ha.Effects{
 			Before: func(name string) { a.mark(name, "before") },
@@ -229,9 +256,6 @@ func (a *agent) env() Env {
 	}
 	if w.cfg.Transcript != nil {
 		env.Logger = slog.New(&logHandler{world: w, agent: a, level: slog.LevelInfo})
-	}
-	if w.servers != nil {
-		env.Postgres = w.servers.controller(a)
 	}
 	return env
 }
@@ -276,7 +300,11 @@ func (d *disk) Save(state ha.LocalState) error {
 			// An agent that died meanwhile has written, unless its machine has
 			// died, or another one runs.
 			if h.agent == a && !h.down {
+				before := h.disk
 				h.disk = state
+				for _, f := range w.onSave {
+					f(h, before)
+				}
 			}
 		})
 		t.finish(w.now()+took, id, func() string {

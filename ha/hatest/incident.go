@@ -3,7 +3,9 @@ package hatest
 import (
 	"container/heap"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pghad/pghad/dcs"
@@ -26,7 +28,7 @@ func (s *simulation) strike(i Incident) {
 	if undo == nil {
 		return
 	}
-	undo = s.disturb(resolved, undo)
+	undo = s.trouble(i, s.disturb(resolved, undo))
 	s.strikes++
 	w.printf("--- %s", i)
 	s.open[s.strikes] = undo
@@ -37,13 +39,26 @@ func (s *simulation) strike(i Incident) {
 	}
 }
 
+// trouble remembers whether there is any, and when it last began or ended.
+func (s *simulation) trouble(i Incident, undo func()) func() {
+	if i.atDesk() && i.Verb != "manual-stop" {
+		return undo
+	}
+	o := &s.oracle
+	o.troubles, o.lastTrouble, o.clean = o.troubles+1, s.world.now(), ""
+	return func() {
+		o.troubles, o.lastTrouble, o.clean = o.troubles-1, s.world.now(), ""
+		undo()
+	}
+}
+
 // disturb remembers for how long a host cannot be expected to act in time.
 func (s *simulation) disturb(i Incident, undo func()) func() {
 	switch i.Verb {
-	case "isolate", "cut", "part", "dcs-cut", "dcs-down", "dcs-stall", "cancel", "kill-server", "kill-backend":
+	case "isolate", "cut", "part", "dcs-cut", "dcs-down", "dcs-stall", "cancel", "kill-server", "kill-backend", "peers-cut", "fail":
 		return undo // it has to cope with them
 	}
-	h := s.world.host(i.Args[0])
+	h := s.hostOf(i)
 	if h == nil {
 		return undo
 	}
@@ -80,14 +95,19 @@ func (s *simulation) heal() {
 	s.world.settle()
 }
 
+// hostOf is the host that an incident is about, nil if there is none.
+func (s *simulation) hostOf(i Incident) *host {
+	if verbs[i.Verb] == 0 || hostless[i.Verb] {
+		return nil
+	}
+	return s.world.host(i.Args[0])
+}
+
 // begin does it. It returns how to take it back, or nil if it could not be done.
 func (s *simulation) begin(i Incident) (undo func()) {
-	w := s.world
-	var h *host
-	if verbs[i.Verb] > 0 {
-		if h = w.host(i.Args[0]); h == nil {
-			return nil
-		}
+	h := s.hostOf(i)
+	if h == nil && verbs[i.Verb] > 0 && !hostless[i.Verb] {
+		return nil
 	}
 	s.servers.touch()
 	switch i.Verb {
@@ -169,6 +189,26 @@ func (s *simulation) beginOther(i Incident, h *host) (undo func()) {
 	case "cancel":
 		s.cancelOn(h.name)
 		return func() {}
+	case "peers-cut":
+		w.CutPeers(h.name)
+		return func() { w.HealPeers(h.name) }
+	case "fail":
+		h.failing = append(h.failing, i.Args[1])
+		return func() {
+			n := slices.Index(h.failing, i.Args[1])
+			h.failing = slices.Delete(h.failing, n, n+1)
+		}
+	}
+	return s.beginAtDesk(i, h)
+}
+
+// failure is what comes of an effect on the host's server: it fails if it begins
+// with what an incident "fail" names.
+func (h *host) failure(effect string) error {
+	for _, prefix := range h.failing {
+		if strings.HasPrefix(effect, prefix) {
+			return fmt.Errorf("%s on %s: it does not work today", effect, h.name)
+		}
 	}
 	return nil
 }
@@ -420,7 +460,7 @@ func (s *simulation) restart(h *host, i Incident) {
 			w.printf("--- %s (here)", i)
 			s.strikes++
 			n := s.strikes
-			s.open[n] = h.start
+			s.open[n] = s.trouble(i, h.start)
 			if i.For > 0 {
 				w.after(i.For, id, func() string { return "--- end of " + i.String() }, func() { s.undo(n) })
 			}

@@ -22,6 +22,11 @@ const (
 	ruleOutlives = "primary outlives its lease"
 	ruleLiveness = "liveness"
 	rulePromoted = "promotion without an office"
+	ruleHandover = "handover that is not complete"
+	rulePromise  = "promise broken"
+	ruleQuiet    = "change of roles in maintenance"
+
+	ruleExpectation = "expectation"
 )
 
 // oracle looks after every event whether the invariants hold.
@@ -41,13 +46,30 @@ type oracle struct {
 	rows     map[string]pgtest.Commit // under way, by session
 	well     time.Duration
 	looked   time.Duration
+
+	promises []promiseGiven
+	quiet    map[string]bool // nodes that have said that they keep to the maintenance
+
+	// For expectations.
+	lastAck     time.Duration // zero: there was none
+	silence     time.Duration // the longest time without one
+	silentTill  time.Duration
+	copied      map[string]bool // has had its first copy
+	rebuilds    int
+	clean       string        // has handed over, and there was no trouble before and since
+	troubles    int           // that last
+	lastTrouble time.Duration // when one last began or ended
 }
 
 func (o *oracle) init(s *simulation) {
 	o.sim, o.well, o.looked = s, -1, -1
 	o.promoted, o.rows = map[pg.Timeline]string{}, map[string]pgtest.Commit{}
+	o.quiet, o.copied = map[string]bool{}, map[string]bool{}
 	o.keys, o.byLeader = protected(s.keys)
-	o.read = []string{s.keys.Leader(), s.keys.Quorum(), s.keys.History(), s.keys.FailoverState()}
+	o.read = []string{
+		s.keys.Leader(), s.keys.Quorum(), s.keys.History(), s.keys.FailoverState(), s.keys.SwitchoverState(), s.keys.SwitchoverMaster(),
+		s.keys.Maintenance(), s.keys.MaintenanceTS(), s.keys.MaintenanceMaster(),
+	}
 	o.votes = s.keys.Prefix() + "election/"
 }
 
@@ -71,6 +93,7 @@ func (o *oracle) fired(e pgtest.Event) {
 // paused primary may release what it had gathered before the others were fenced.
 func (o *oracle) acknowledged(row pgtest.Commit) {
 	s := o.sim
+	o.heard()
 	o.acked = append(o.acked, row)
 	if row.Timeline > o.top.Timeline || (row.Timeline == o.top.Timeline && row.End > o.top.End) {
 		o.top = row
@@ -93,8 +116,11 @@ func (o *oracle) becamePrimary(node string) {
 	if _, again := o.promoted[t]; !again {
 		if len(o.promoted) > 0 {
 			s.result.Failovers++
+			o.inMaintenance(node, "is promoted")
 		}
 		o.mayPromote(node, t)
+	} else {
+		o.mayServe(node)
 	}
 	o.promoted[t] = node
 	if t < o.newest {
@@ -127,6 +153,9 @@ func (o *oracle) mayPromote(node string, t pg.Timeline) {
 
 func (o *oracle) recordsChanged() {
 	o.dirty = true
+	if !o.sim.records.Maintenance.On() {
+		clear(o.quiet)
+	}
 	seen := map[pg.Timeline]bool{}
 	for _, term := range o.sim.records.History.Value {
 		if term.Parent != 0 && seen[term.Timeline] {
@@ -139,60 +168,17 @@ func (o *oracle) recordsChanged() {
 // committed looks at every transaction that the store has carried out.
 func (o *oracle) committed(host string, txn dcs.Txn) {
 	for _, op := range txn.Then {
-		if slices.Contains(o.keys, op.Key) && !guards(txn, op.Key) {
+		if slices.Contains(o.keys, op.Key) && !guards(txn, op.Key) && host != operatorHost {
 			o.sim.violatef(ruleGuard, "%s wrote %s whatever it was", host, op.Key)
 		}
 		if slices.Contains(o.byLeader, op.Key) && !guards(txn, o.sim.keys.Leader()) {
 			o.sim.violatef(ruleGuard, "%s wrote %s whoever leads", host, op.Key)
 		}
-		if op.Key == o.sim.keys.Leader() && !op.Delete {
-			o.tookOffice(host)
-		}
-	}
-}
-
-// tookOffice: whoever takes the leader lock has won by R fenced votes, or by the
-// vote of the recorded primary. The records are those before the transaction.
-func (o *oracle) tookOffice(host string) {
-	s := o.sim
-	before := s.records
-	recorded := before.Quorum.Value
-	if recorded.Version == 0 {
-		return // the cluster is being created
-	}
-	o.outlives(host)
-	held := s.servers.cluster.Server(host).Held
-	votes, byPrimary := 0, false
-	for _, v := range before.ValidVotes() {
-		server := s.servers.cluster.Server(v.Member.Node)
-		if server.Receiving && s.world.host(v.Member.Node).disk.Pledge <= before.Failover.Value.ID {
-			s.violatef(ruleElection, "%s takes office by a vote of %s, which still receives", host, v.Member)
-		}
-		if v.HasPosition && v.Position.Compare(held) > 0 {
-			continue // it came when the winner had been named by others
-		}
-		votes++
-		byPrimary = byPrimary || v.Member == recorded.Primary && v.HasPosition
-	}
-	if need := len(recorded.D()) - recorded.K; votes < need && !byPrimary {
-		s.violatef(ruleElection, "%s takes office with %s and %d votes that do not surpass it, %d of %v are needed",
-			host, held, votes, need, recorded.D())
-	}
-}
-
-// outlives: when somebody takes office, no other server serves any more. Where an
-// agent is dead or disturbed, or a clock is wrong, that is not promised: then the
-// quorum alone keeps commits safe.
-func (o *oracle) outlives(host string) {
-	s := o.sim
-	for _, h := range s.world.machines() {
-		now := s.world.now()
-		if h.name == host || h.troubles > 0 || now < h.calm || !h.alive() || now < h.started+2*s.plan.Timing.TTL {
-			continue
-		}
-		server := s.servers.cluster.Server(h.name)
-		if server.Writable && server.GateOpen && server.Process == pg.ProcessRunning {
-			s.violatef(ruleOutlives, "%s takes office, and %s still serves", host, h.name)
+		switch {
+		case op.Key == o.sim.keys.Leader() && !op.Delete:
+			o.tookOffice(host, txn)
+		case op.Key == o.sim.keys.FailoverState():
+			o.election(host, op.Value)
 		}
 	}
 }

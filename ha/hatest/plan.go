@@ -32,6 +32,7 @@ type Plan struct {
 	Leaves   string    // the node that is lost once all is well; empty: none
 
 	Incidents []Incident
+	Expect    []Expectation // beyond what must always hold
 }
 
 // Incident is something that is done to the cluster: at a time, or when an
@@ -47,13 +48,21 @@ type Incident struct {
 	For  time.Duration // zero: for good, or at once
 }
 
-// verbs are what can be done, and how many arguments it takes.
+// verbs are what can be done, and how many arguments it takes, of which the
+// first is a host unless it stands in hostless.
 var verbs = map[string]int{
 	"crash": 1, "kill-agent": 1, "kill-server": 1, "pause-agent": 1, "pause-host": 1, "suspend": 1,
 	"isolate": 1, "cut": 2, "part": 2, "dcs-cut": 1, "dcs-down": 0, "dcs-stall": 0, "expire": 1,
 	"wall": 2, "rate": 2, "freeze": 2, "cancel": 1, "lose-disk": 1,
-	"pause-replay": 1, "kill-backend": 1,
+	"pause-replay": 1, "kill-backend": 1, "peers-cut": 1, "fail": 2,
+	// Operators.
+	"switchover": 1, "cancel-switchover": 0, "garbage": 1, "storm": 0,
+	"maintenance-on": 0, "maintenance-off": 0, "manual-stop": 1,
 }
+
+// hostless verbs have a first argument that need not be a host: "best" is whom
+// the primary chooses, the others are kinds of rubbish.
+var hostless = map[string]bool{"switchover": true, "garbage": true}
 
 // String is the line of the plan.
 func (i Incident) String() string {
@@ -98,6 +107,9 @@ func (p Plan) String() string {
 	b.WriteString("\n")
 	for _, i := range p.Incidents {
 		b.WriteString(i.String() + "\n")
+	}
+	for _, e := range p.Expect {
+		b.WriteString(e.String() + "\n")
 	}
 	return b.String()
 }
@@ -160,6 +172,10 @@ func (p *Plan) parse(line string) error {
 		i, err := parseIncident(line)
 		p.Incidents = append(p.Incidents, i)
 		return err
+	case "expect":
+		e, err := parseExpectation(r.words)
+		p.Expect = append(p.Expect, e)
+		return err
 	default:
 		return fmt.Errorf("unknown word %q", words[0])
 	}
@@ -196,6 +212,9 @@ func parseIncident(line string) (Incident, error) {
 			return i, fmt.Errorf("want \"for\" and a duration, not %q", word)
 		}
 		i.For = r.duration()
+	}
+	if _, known := rubbish[strings.Join(i.Args, " ")]; r.err == nil && i.Verb == "garbage" && !known {
+		return i, fmt.Errorf("unknown kind of rubbish %q", i.Args)
 	}
 	return i, r.end()
 }

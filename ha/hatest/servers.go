@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pghad/pghad/ha"
 	"github.com/pghad/pghad/pg"
 	"github.com/pghad/pghad/pg/pgtest"
 )
@@ -54,9 +53,9 @@ func newServers(w *World, cfg pgtest.Config, retry time.Duration) (*servers, err
 	return s, nil
 }
 
-// controller makes the controller of one agent.
-func (s *servers) controller(a *agent) ha.PostgresController {
-	c, err := s.cluster.Controller(a.host.name, &runner{agent: a, servers: s})
+// controller makes a controller of the server on a host, for one agent.
+func (s *servers) controller(a *agent, name string) *controller {
+	c, err := s.cluster.Controller(name, &runner{agent: a, servers: s, host: s.world.host(name)})
 	if err != nil {
 		panic(err) // every host has a server
 	}
@@ -74,8 +73,8 @@ type controller struct {
 
 // Stop implements ha.Starter.
 func (c *controller) Stop(ctx context.Context, mode pg.StopMode) error {
-	if err := c.agent.effect(ctx, "stop/ask", func() {}); err != nil {
-		return fmt.Errorf("stop %s: %w", c.agent.host.name, err)
+	if err := c.agent.effect(ctx, "stop/ask", func() error { return nil }); err != nil {
+		return fmt.Errorf("stop: %w", err)
 	}
 	return c.Controller.Stop(ctx, mode)
 }
@@ -165,6 +164,7 @@ func (s *servers) delay(e pgtest.Event, id digest) time.Duration {
 type runner struct {
 	agent   *agent
 	servers *servers
+	host    *host // of the server
 }
 
 var (
@@ -175,12 +175,20 @@ var (
 // Now is the time of the agent's host.
 func (r *runner) Now() time.Time { return r.agent.clock.Now() }
 
-// Effect takes its time.
+// Effect takes its time, and then fails if an incident says so.
 func (r *runner) Effect(ctx context.Context, name string) error {
-	return r.agent.effect(ctx, name, func() {
-		if !strings.HasPrefix(name, "look/") {
-			r.servers.touch()
+	return r.agent.effect(ctx, name, func() error {
+		if strings.HasPrefix(name, "look/") {
+			return nil
 		}
+		r.servers.touch()
+		if err := r.host.failure(name); err != nil {
+			return err
+		}
+		for _, f := range r.agent.world.onEffect {
+			f(r.agent, r.host, name)
+		}
+		return nil
 	})
 }
 

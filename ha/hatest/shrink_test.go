@@ -48,6 +48,13 @@ func TestPlansThatCannotBeRead(t *testing.T) {
 		{"at 3s crash a for 2s more", `"more" is too much`},
 		{"on before a 1 crash a", "want a crash point in quotes"},
 		{"network speed=3", `unknown setting "speed"`},
+		{"at 3s garbage pile", `unknown kind of rubbish ["pile"]`},
+		{"expect luck 1", `unknown expectation "luck"`},
+		{"expect failovers -1", "invalid syntax"},
+		{"expect writes often", "invalid duration"},
+		{"expect at 3s rebuilds 0", "of the whole run"},
+		{"expect leader", "the line ends too early"},
+		{"expect leader a b", `"b" is too much`},
 	} {
 		_, err := hatest.ParsePlan(good + tc.line + "\n")
 		require.ErrorContains(t, err, tc.says, "%s", tc.line)

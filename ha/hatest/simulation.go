@@ -55,7 +55,7 @@ func NodeAgent(plan Plan) Agent {
 		node, err := ha.NewNode(ha.NodeConfig{
 			Cluster: cluster, Name: env.Name, Store: env.Store, Postgres: env.Postgres, Disk: env.Disk,
 			Host: env.Address, Port: env.Port, Timing: plan.Timing, Bootstrap: env.Name == "a", Version: "simulated",
-			Clock: env.Clock, Wall: env.Wall, Rand: env.Rand, Logger: env.Logger, Effects: env.Effects,
+			APIURL: env.APIURL, Clock: env.Clock, Wall: env.Wall, Rand: env.Rand, Logger: env.Logger, Effects: env.Effects,
 		})
 		if err != nil {
 			return fmt.Errorf("agent of %s: %w", env.Name, err)
@@ -123,8 +123,12 @@ func newSimulation(w *World, plan Plan) (*simulation, error) {
 	}
 	s.oracle.init(s)
 	w.onChange = append(w.onChange, s.readRecords)
+	w.onChange = append(w.onChange, s.oracle.keptTo)
 	w.onCommit = append(w.onCommit, s.oracle.committed)
-	w.onMark = append(w.onMark, s.hook)
+	w.onMark = append(w.onMark, s.oracle.marked, s.hook)
+	w.onPromise = append(w.onPromise, s.oracle.promised)
+	w.onSave = append(w.onSave, s.oracle.saved)
+	w.onEffect = append(w.onEffect, s.oracle.acted)
 	s.servers.fired = append(s.servers.fired, s.oracle.fired)
 	s.servers.touched = func() { s.oracle.dirty = true }
 	w.background = append(w.background, s.oracle.check)
@@ -135,6 +139,7 @@ func newSimulation(w *World, plan Plan) (*simulation, error) {
 		}
 		w.after(i.At, newDigest().str("incident").num(uint64(n)), nil, func() { s.strike(i) })
 	}
+	s.expectAt()
 	return s, nil
 }
 
@@ -165,6 +170,7 @@ func (s *simulation) run() {
 	if w.RunUntil(s.plan.Length, stop) {
 		return
 	}
+	s.oracle.heard()
 	s.heal()
 	s.loseTheRest()
 	w.printf("=== healed, core %v", s.core())
@@ -183,6 +189,7 @@ func (s *simulation) run() {
 	}
 	if !stop() {
 		s.oracle.final()
+		s.expectInTheEnd()
 	}
 }
 
@@ -295,6 +302,12 @@ func (s *simulation) unwell() string {
 	if len(recorded.Members) != len(s.core())-1 {
 		return fmt.Sprintf("the quorum is not whole: %v", recorded.Config)
 	}
+	if phase := s.records.SwitchoverState.Value; phase.Open() {
+		return fmt.Sprintf("a switchover is %s: %s", phase, s.records.Switchover.Value.Reason)
+	}
+	if s.records.Maintenance.On() {
+		return fmt.Sprintf("maintenance is %q since %s under %s", s.records.Maintenance.Mode.Value, s.records.Maintenance.Since.Value, s.records.Maintenance.Master.Value)
+	}
 	return ""
 }
 
@@ -372,7 +385,11 @@ func (s *simulation) asks(name string) bool {
 // replaced.
 func protected(keys record.Keys) (all, byLeader []string) {
 	byLeader = []string{keys.Quorum(), keys.Timeline(), keys.History(), keys.Status(), keys.ReplicsInfo()}
-	return append([]string{keys.Leader(), keys.FailoverState(), keys.CurrentPromotingHost(), keys.Initialize()}, byLeader...), byLeader
+	all = []string{
+		keys.Leader(), keys.FailoverState(), keys.CurrentPromotingHost(), keys.Initialize(), keys.SwitchoverState(), keys.SwitchoverMaster(),
+		keys.Maintenance(), keys.MaintenanceTS(), keys.MaintenanceMaster(),
+	}
+	return append(all, byLeader...), byLeader
 }
 
 func guards(txn dcs.Txn, key string) bool {

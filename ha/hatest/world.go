@@ -16,6 +16,7 @@ import (
 
 	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/dcs/memory"
+	"github.com/pghad/pghad/ha"
 	"github.com/pghad/pghad/pg/pgtest"
 )
 
@@ -67,11 +68,15 @@ type World struct {
 	watches    []*watch
 	changed    []string // keys of the store that have changed since the last look
 	cuts       map[link]int
+	peerCuts   map[string]int
 	background []func()
 	onMark     []func(a *agent, point string)
 	onCommit   []func(host string, txn dcs.Txn)
 	onChange   []func(keys []string)
-	servers    *servers // nil without Config.Postgres
+	onPromise  []func(promiseGiven)
+	onSave     []func(h *host, before ha.LocalState)
+	onEffect   []func(a *agent, h *host, effect string) // on a server
+	servers    *servers                                 // nil without Config.Postgres
 
 	storeDown         int
 	storeStalledUntil time.Duration
@@ -107,15 +112,15 @@ func newWorld(cfg Config) (*World, error) {
 		cfg.SlowDown = 1
 	}
 	w := &World{
-		cfg: cfg, base: clock.New(), counts: map[digest]uint64{}, cuts: map[link]int{}, trace: newDigest(),
+		cfg: cfg, base: clock.New(), counts: map[digest]uint64{}, cuts: map[link]int{}, peerCuts: map[string]int{}, trace: newDigest(),
 		points: map[string]int{}, reached: map[string]int{},
 		jitter: newNoise(cfg.Seed, streamJitter), network: newNoise(cfg.Seed, streamNetwork),
 		durations: newNoise(cfg.Seed, streamDurations),
 	}
 	w.began = w.base.Now()
-	for _, name := range append(slices.Clone(cfg.Hosts), storeHost) {
+	for _, name := range append(slices.Clone(cfg.Hosts), operatorHost, storeHost) {
 		if w.host(name) != nil {
-			return nil, fmt.Errorf("hatest: two hosts are called %q (%q is the store's)", name, storeHost)
+			return nil, fmt.Errorf("hatest: two hosts are called %q (%q is the operators', %q the store's)", name, operatorHost, storeHost)
 		}
 		h := &host{world: w, name: name, index: len(w.hosts), time: hostTime{rate: 1}}
 		h.clock = &nodeClock{world: w, host: h, base: w.base}
@@ -155,7 +160,7 @@ func (w *World) host(name string) *host {
 }
 
 // machines are the hosts that agents run on.
-func (w *World) machines() []*host { return w.hosts[:len(w.hosts)-1] }
+func (w *World) machines() []*host { return w.hosts[:len(w.hosts)-2] }
 
 // now is world time: since the beginning, by a clock that nobody has.
 func (w *World) now() time.Duration { return w.base.Since(w.began) }
@@ -250,14 +255,11 @@ func (a *agent) await(ctx context.Context, what string, cond func() bool, limit 
 }
 
 // effect is the Effect of a model's runner: it takes its time. Due is called by
-// the driver right before the agent goes on.
-func (a *agent) effect(ctx context.Context, name string, due func()) error {
+// the driver right before the agent goes on, with its error.
+func (a *agent) effect(ctx context.Context, name string, due func() error) error {
 	w := a.world
 	_, err := a.exchange(ctx, "effect", name, func(t *task, id digest) {
-		t.finish(w.now()+w.took(name, id), id, func() string { return a.name + " does " + name }, func() error {
-			due()
-			return nil
-		})
+		t.finish(w.now()+w.took(name, id), id, func() string { return a.name + " does " + name }, due)
 	})
 	return err
 }

@@ -1,0 +1,74 @@
+package hatest
+
+import (
+	"slices"
+	"time"
+
+	"github.com/pghad/pghad/ha"
+	"github.com/pghad/pghad/ha/quorum"
+	"github.com/pghad/pghad/ha/record"
+)
+
+// promiseGiven is a promise of which the primary has heard, by world time.
+type promiseGiven struct {
+	by          quorum.Member
+	host        string
+	primary     string
+	term        uint64
+	sent, given time.Duration
+	length      time.Duration
+}
+
+// until is when the server of a primary that counts as it should has stopped at
+// the latest, if it has nothing else to rely on.
+func (p promiseGiven) until(drift float64) time.Duration {
+	return p.sent + time.Duration(float64(p.length)*(1-drift)/(1+drift))
+}
+
+// promised remembers a promise.
+func (o *oracle) promised(p promiseGiven) {
+	now, drift := o.sim.world.now(), o.sim.plan.Timing.MaxDrift
+	o.promises = slices.DeleteFunc(o.promises, func(old promiseGiven) bool { return old.until(drift) <= now })
+	o.promises = append(o.promises, p)
+}
+
+// isPromised reports whether so many members have promised a node not to fence
+// that nobody else can be elected.
+func (o *oracle) isPromised(primary string) bool {
+	now, recorded := o.sim.world.now(), o.sim.records.Quorum.Value
+	given := 0
+	for _, m := range recorded.Members {
+		if slices.ContainsFunc(o.promises, func(p promiseGiven) bool {
+			return p.primary == primary && p.by == m && p.until(o.sim.plan.Timing.MaxDrift) > now
+		}) {
+			given++
+		}
+	}
+	return recorded.K > 0 && given >= recorded.K
+}
+
+// saved: a member binds itself to no newer election while a promise that it has
+// given is in force, unless it was the same primary that went on or has handed
+// over.
+func (o *oracle) saved(h *host, before ha.LocalState) {
+	s := o.sim
+	now, pledge := s.world.now(), h.disk.Pledge
+	if pledge <= before.Pledge || h.disk.Incarnation != before.Incarnation || h.troubles > 0 || now < h.calm {
+		return
+	}
+	for _, p := range o.promises {
+		if p.host != h.name || p.by != h.disk.Member(h.name) || pledge <= p.term || now >= p.until(s.plan.Timing.MaxDrift) || o.byConsent(p.primary, pledge) {
+			continue
+		}
+		s.violatef(rulePromise, "%s pledges %d, and has promised %s in term %d not to, at %s for %s", h.name, pledge, p.primary, p.term, p.given, p.length)
+	}
+}
+
+// byConsent reports whether the primary itself has brought an election about.
+func (o *oracle) byConsent(primary string, id uint64) bool {
+	state := o.sim.records.Failover.Value
+	if state.ID != id {
+		return false
+	}
+	return state.Handover != nil && state.Handover.From.Node == primary || state.Phase == record.PhaseTaken && state.Winner.Node == primary
+}
