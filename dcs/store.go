@@ -44,6 +44,12 @@ type Guard struct {
 
 // Op is one operation of a transaction: a write of Value under Session (""
 // unbinds), or a deletion. Deleting a key that does not exist succeeds.
+//
+// A write under another session than the key is bound to moves the key: it
+// outlives the end of the former session, however that ends, and vanishes with
+// the new one; at no time is it absent. Its Created is the same as before or
+// greater, never smaller: where the store cannot move a key it makes another
+// incarnation of it. Who moves a lock reads its token afterwards.
 type Op struct {
 	Key     string
 	Value   []byte

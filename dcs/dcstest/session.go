@@ -2,6 +2,7 @@ package dcstest
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -70,6 +71,31 @@ var sessionCases = []suiteCase{
 		"WriteMovesTheBinding",
 		"a record dies with the session of a former writer, or outlives its present one.",
 		writeMovesTheBinding,
+	},
+	{
+		"MovedKeyOutlivesExpiry",
+		"a lock that its holder took along into a new session vanishes when the old one expires.",
+		movedKeyOutlivesExpiry,
+	},
+	{
+		"MovedKeyExpiresWithNewSession",
+		"a lock that was taken along into a new session stays for ever after its holder's death.",
+		movedKeyExpiresWithNewSession,
+	},
+	{
+		"MoveKeepsTheFence",
+		"a lock's token goes back when its holder takes it along, and late writes of earlier holders pass.",
+		moveKeepsTheFence,
+	},
+	{
+		"MoveIsOneWrite",
+		"while a holder takes its lock along others see the lock free, and take it.",
+		moveIsOneWrite,
+	},
+	{
+		"RefusedMoveChangesNothing",
+		"a holder that could not take its lock along loses it, or keeps it for longer than it knows.",
+		refusedMoveChangesNothing,
 	},
 	{
 		"RestartWithSameNameIsNotAdopted",
@@ -217,6 +243,156 @@ func writeMovesTheBinding(t *testing.T, e *env) {
 	require.NoError(t, second.Close(e.ctx))
 	e.absent(t, s, "moved")
 	e.get(t, s, "unbound")
+}
+
+// move writes a key, as it was read, under another session.
+func (e *env) move(s dcs.Store, kv dcs.KV, to dcs.SessionID) (dcs.Revision, error) {
+	return s.Commit(e.ctx, dcs.Txn{
+		If:   []dcs.Guard{{Key: kv.Key, Created: kv.Created, Revision: kv.Revision}},
+		Then: []dcs.Op{{Key: kv.Key, Value: []byte("moved"), Session: to}},
+	})
+}
+
+func movedKeyOutlivesExpiry(t *testing.T, e *env) {
+	a, b := e.client(t, "a"), e.client(t, "b")
+	second := e.session(t, b, e.longTTL())
+	for {
+		e.shortSession(t, a, "moved", "kept")
+		kv, err := a.Get(e.ctx, e.key("moved"))
+		if err == nil {
+			_, err = e.move(b, kv, second.ID())
+		}
+		if err == nil {
+			break
+		}
+		// This machine stalls: the session has expired before the move.
+		if !errors.Is(err, dcs.ErrConflict) {
+			require.ErrorIs(t, err, dcs.ErrNotFound)
+		}
+		e.absent(t, a, "moved")
+		e.await(t, a.Watch(e.ctx, e.base), func(kvs []dcs.KV) bool { return len(kvs) == 0 })
+	}
+	kvs := e.await(t, b.Watch(e.ctx, e.base), func(kvs []dcs.KV) bool { return len(kvs) < 2 })
+	require.Equal(t, []string{"moved"}, e.keys(kvs))
+	require.Equal(t, second.ID(), e.get(t, a, "moved").Session)
+	require.NoError(t, second.Close(e.ctx))
+	e.absent(t, a, "moved")
+}
+
+func movedKeyExpiresWithNewSession(t *testing.T, e *env) {
+	a, b := e.client(t, "a"), e.client(t, "b")
+	first := e.session(t, a, e.longTTL())
+	for {
+		e.create(t, a, "moved", first.ID())
+		sent := e.clk.Now()
+		second := e.session(t, b, e.ttl())
+		_, err := e.move(b, e.get(t, b, "moved"), second.ID())
+		if err != nil {
+			require.ErrorIs(t, err, dcs.ErrSessionLost)
+			require.GreaterOrEqual(t, e.clk.Since(sent), second.TTL(), "the session died early")
+			require.NoError(t, dcs.Delete(e.ctx, a, e.key("moved"), e.get(t, a, "moved").Revision))
+			continue
+		}
+		e.await(t, a.Watch(e.ctx, e.base), func(kvs []dcs.KV) bool { return len(kvs) == 0 })
+		require.GreaterOrEqual(t, e.clk.Since(sent), second.TTL(), "the key died early")
+		require.LessOrEqual(t, e.clk.Since(sent), second.TTL()+e.traits.Linger, "the key died late")
+		break
+	}
+	require.NoError(t, first.Renew(e.ctx), "the former session is not concerned")
+}
+
+func moveKeepsTheFence(t *testing.T, e *env) {
+	s := e.client(t, "a")
+	first, second := e.session(t, s, e.longTTL()), e.session(t, s, e.longTTL())
+	e.create(t, s, "bound", first.ID())
+	e.create(t, s, "unbound", "")
+	for _, step := range []struct {
+		name string
+		to   dcs.SessionID
+	}{
+		{"bound", second.ID()},
+		{"bound", first.ID()}, // and back
+		{"bound", ""},
+		{"unbound", second.ID()},
+	} {
+		before := e.get(t, s, step.name)
+		rev, err := e.move(s, before, step.to)
+		require.NoError(t, err)
+		after := e.get(t, s, step.name)
+		require.Equal(t, dcs.KV{
+			Key: before.Key, Value: []byte("moved"), Revision: rev, Created: after.Created, Session: step.to,
+		}, after)
+		require.Greater(t, after.Revision, before.Revision)
+		require.GreaterOrEqual(t, after.Created, before.Created, "the token must not go back")
+		require.LessOrEqual(t, after.Created, after.Revision)
+
+		check := func(g dcs.Guard) error {
+			_, err := s.Commit(e.ctx, dcs.Txn{If: []dcs.Guard{g}})
+			return err
+		}
+		require.NoError(t, check(dcs.Held(after.Key, after.Created)))
+		require.NoError(t, check(dcs.At(after.Key, after.Revision)))
+		require.ErrorIs(t, check(dcs.At(before.Key, before.Revision)), dcs.ErrConflict)
+		if after.Created != before.Created {
+			require.ErrorIs(t, check(dcs.Held(before.Key, before.Created)), dcs.ErrConflict)
+		}
+		_, err = e.move(s, before, step.to)
+		require.ErrorIs(t, err, dcs.ErrConflict, "what was read before the move holds no more")
+	}
+	kv := e.get(t, s, "bound")
+	require.NoError(t, dcs.Delete(e.ctx, s, kv.Key, kv.Revision))
+	require.Greater(t, e.create(t, s, "bound", first.ID()), kv.Created, "the next holding's token")
+}
+
+func moveIsOneWrite(t *testing.T, e *env) {
+	a, b := e.client(t, "a"), e.client(t, "b")
+	sessions := []dcs.Session{e.session(t, a, e.longTTL()), e.session(t, a, e.longTTL())}
+	e.create(t, a, "k", sessions[0].ID())
+	updates := b.Watch(e.ctx, e.base)
+	e.next(t, updates)
+	const moves = 20
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		for i := 1; i <= moves && err == nil; i++ {
+			var kv dcs.KV
+			if kv, err = a.Get(e.ctx, e.key("k")); err == nil {
+				_, err = e.move(a, kv, sessions[i%2].ID())
+			}
+		}
+		if err == nil {
+			_, err = dcs.Put(e.ctx, a, e.key("last"), nil)
+		}
+		done <- err
+	}()
+	for last := false; !last; {
+		e.get(t, b, "k")
+		_, err := dcs.Create(e.ctx, b, e.key("k"), nil, "")
+		require.ErrorIs(t, err, dcs.ErrConflict, "the key was absent for a moment")
+		kvs := e.next(t, updates)
+		require.NotEmpty(t, kvs)
+		require.Equal(t, "k", e.keys(kvs)[0])
+		last = len(kvs) == 2
+	}
+	require.NoError(t, <-done)
+}
+
+func refusedMoveChangesNothing(t *testing.T, e *env) {
+	s := e.client(t, "a")
+	first, second := e.session(t, s, e.longTTL()), e.session(t, s, e.longTTL())
+	e.create(t, s, "k", first.ID())
+	before := e.get(t, s, "k")
+	stale := before
+	stale.Revision++
+	_, err := e.move(s, stale, second.ID())
+	require.ErrorIs(t, err, dcs.ErrConflict)
+	require.Equal(t, before, e.get(t, s, "k"))
+	require.NoError(t, second.Close(e.ctx))
+	_, err = e.move(s, before, second.ID())
+	require.ErrorIs(t, err, dcs.ErrSessionLost)
+	require.Equal(t, before, e.get(t, s, "k"))
+	require.NoError(t, first.Close(e.ctx))
+	e.absent(t, s, "k")
 }
 
 func restartWithSameNameIsNotAdopted(t *testing.T, e *env) {

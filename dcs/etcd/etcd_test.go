@@ -86,6 +86,43 @@ func TestServerRestartsUnderAStore(t *testing.T) {
 	await(t, updates, func(u dcs.Update) bool { return len(u.KVs) == 1 && u.KVs[0].Revision == last })
 }
 
+// TestMovedKeyKeepsItsLease: revoking a lease deletes the keys that are attached
+// to it. A key that was written under another lease since is not, also for a
+// server that has read its keys back from disk.
+func TestMovedKeyKeepsItsLease(t *testing.T) {
+	t.Parallel()
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprintf("server restarted %t", restart), func(t *testing.T) {
+			t.Parallel()
+			server := testbed.StartEtcd(t)
+			s := open(t, etcd.Config{Endpoints: server.Endpoints()})
+			first, err := s.NewSession(t.Context(), time.Minute)
+			require.NoError(t, err)
+			second, err := s.NewSession(t.Context(), time.Minute)
+			require.NoError(t, err)
+			token, err := dcs.Create(t.Context(), s, "/k", []byte("1"), first.ID())
+			require.NoError(t, err)
+			_, err = s.Commit(t.Context(), dcs.Txn{
+				If:   []dcs.Guard{dcs.Held("/k", token)},
+				Then: []dcs.Op{{Key: "/k", Value: []byte("2"), Session: second.ID()}},
+			})
+			require.NoError(t, err)
+			if restart {
+				require.NoError(t, server.Kill())
+				require.NoError(t, server.Start(t.Context()))
+			}
+			require.NoError(t, first.Close(within(t, patience)))
+			kv, err := s.Get(within(t, patience), "/k")
+			require.NoError(t, err)
+			require.Equal(t, token, kv.Created)
+			require.Equal(t, second.ID(), kv.Session)
+			require.NoError(t, second.Close(within(t, patience)))
+			_, err = s.Get(within(t, patience), "/k")
+			require.ErrorIs(t, err, dcs.ErrNotFound)
+		})
+	}
+}
+
 func TestFrozenServerHangsNobody(t *testing.T) {
 	t.Parallel()
 	server := testbed.StartEtcd(t)

@@ -30,6 +30,10 @@ type Config struct {
 	// Changed is told of the keys that have been written or deleted, sorted,
 	// with the cluster's lock held: it must not call back. Nil: nobody is told.
 	Changed func(keys []string)
+	// MoveCreates makes a write under another session than the key's another
+	// incarnation of the key, as in stores where a key belongs to one session
+	// for life. Otherwise Created stays as it is.
+	MoveCreates bool
 	// MaxValue is the longest value in bytes; zero means DefaultMaxValue.
 	MaxValue int
 	// MaxTxn is how many guards, and how many operations, one transaction may
@@ -177,7 +181,7 @@ func (c *Cluster) apply(op dcs.Op) bool {
 		Created:  c.revision,
 		Session:  op.Session,
 	}
-	if existed {
+	if existed && (before.Session == op.Session || !c.cfg.MoveCreates) {
 		kv.Created = before.Created
 	}
 	c.keys[op.Key] = kv

@@ -18,22 +18,29 @@ func (c cluster) Client(_ testing.TB, name string) (dcs.Store, clock.Clock) {
 
 func (c cluster) True() clock.Clock { return clock.New() }
 
-func newCluster(t *testing.T) dcstest.Cluster {
-	t.Helper()
-	c := memory.New(memory.Config{})
-	t.Cleanup(c.Close)
-	return cluster{c}
+func newCluster(cfg memory.Config) func(*testing.T) dcstest.Cluster {
+	return func(t *testing.T) dcstest.Cluster {
+		t.Helper()
+		c := memory.New(cfg)
+		t.Cleanup(c.Close)
+		return cluster{c}
+	}
 }
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	dcstest.Run(t, dcstest.Harness{New: newCluster, Leaf: dcstest.Bubble})
+	dcstest.Run(t, dcstest.Harness{New: newCluster(memory.Config{}), Leaf: dcstest.Bubble})
+}
+
+func TestConformanceWhereAMoveCreates(t *testing.T) {
+	t.Parallel()
+	dcstest.Run(t, dcstest.Harness{New: newCluster(memory.Config{MoveCreates: true}), Leaf: dcstest.Bubble})
 }
 
 func TestConformanceOutsideABubble(t *testing.T) {
 	t.Parallel()
 	dcstest.Run(t, dcstest.Harness{
-		New: newCluster,
+		New: newCluster(memory.Config{}),
 		// How late a loaded machine fires a timer.
 		Traits: dcstest.Traits{Linger: dcstest.RealTimeSlack},
 	})
