@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/ha/quorum"
 	"github.com/pghad/pghad/pg"
 )
@@ -46,9 +47,28 @@ type LocalState struct {
 	Floor     pg.Position `json:"floor"`
 	FloorTerm uint64      `json:"floor_term,omitempty"`
 
+	// Office is the holding of `leader` under which this node's server serves, or
+	// served last. By it an agent that was restarted knows its own.
+	Office OfficeMark `json:"office,omitzero"`
+
+	// Promising is set while this node may have promised a primary not to fence:
+	// a restart waits out the longest promise.
+	Promising bool `json:"promising,omitempty"`
+
+	// Maintenance is what the store said last.
+	Maintenance bool `json:"maintenance,omitempty"`
+
 	// Creating is set from before initdb until the cluster's records exist: the
 	// data holds nothing that anybody has been told about.
 	Creating bool `json:"creating,omitempty"`
+}
+
+// OfficeMark names one holding of `leader`: no other one has the same token and
+// nonce.
+type OfficeMark struct {
+	Term  uint64       `json:"term"`
+	Nonce string       `json:"nonce"`
+	Token dcs.Revision `json:"token"`
 }
 
 // Member is the life that the state describes, of node name.

@@ -38,6 +38,10 @@ type ElectorConfig struct {
 	Priority   int  // higher wins among equally advanced nodes
 	NoFailover bool // this node votes and never wins
 
+	// Promised, where not nil, says how long this node is still bound by a promise
+	// not to fence. It does not vote before that has passed.
+	Promised func() time.Duration
+
 	Timing  Timing
 	Clock   clock.Clock      // nil: the real one
 	Wall    func() time.Time // nil: the real one; for people only
@@ -163,6 +167,10 @@ func (e *Elector) view(now record.Cluster) election.View {
 		Overdue:       e.cfg.Clock.Since(e.since),
 		Deadline:      time.Duration(state.Deadline),
 		TTL:           e.cfg.Timing.TTL,
+		Handover:      state.Handover != nil,
+	}
+	if e.cfg.Promised != nil {
+		view.Promised = e.cfg.Promised()
 	}
 	if e.manager != nil {
 		if e.manager.Check() != nil {
@@ -340,33 +348,17 @@ func (e *Elector) name(ctx context.Context, now record.Cluster, plan election.Pl
 // The timeline is above every number that was ever recorded or voted with.
 func (e *Elector) takeOver(ctx context.Context, now record.Cluster, plan election.Plan) (*Office, error) {
 	state, recorded, keys := now.Failover.Value, now.Quorum.Value, e.cfg.Keys
-	if state.QuorumRevision != uint64(now.Quorum.Revision) {
-		return nil, fmt.Errorf("%w: `quorum` is not the one that the election froze", dcs.ErrConflict)
-	}
-	// The position is read again: only a fenced standby takes office, also
-	// when it was restarted since it voted.
-	position, counts, err := e.fencedPosition(ctx)
+	position, former, err := e.mayTakeOver(ctx, now)
 	if err != nil {
 		return nil, err
 	}
-	if !counts {
-		return nil, errors.New("this node has won and is below its floor: it waits to be replaced")
-	}
-	timeline := max(now.History.Value.Newest(), position.Timeline, now.Timeline.Value)
-	for _, v := range now.Votes {
-		timeline = max(timeline, v.Position.Timeline)
-	}
-	timeline++
-
+	history, term := e.reserve(now, position)
 	nonce, err := newNonce(e.cfg.Rand)
 	if err != nil {
 		return nil, err
 	}
 	next := record.Quorum{Format: record.Format, Version: recorded.Version + 1, Nonce: nonce, Config: recorded.After(plan.Winner)}
 	state.Phase = record.PhaseTaken
-	term := record.Term{
-		ID: plan.ID, Primary: e.cfg.Name, Timeline: timeline, Parent: position.Timeline, At: e.cfg.Wall().UTC().Format(time.RFC3339),
-	}
 	txn := dcs.Txn{
 		If: []dcs.Guard{
 			now.Failover.Guard(keys.FailoverState()),
@@ -377,7 +369,7 @@ func (e *Elector) takeOver(ctx context.Context, now record.Cluster, plan electio
 		Then: []dcs.Op{
 			{Key: keys.FailoverState(), Value: record.Encode(state)},
 			{Key: keys.Quorum(), Value: record.Encode(next)},
-			{Key: keys.History(), Value: record.Encode(append(now.History.Value, term))},
+			{Key: keys.History(), Value: record.Encode(history)},
 			{Key: keys.CurrentPromotingHost(), Value: record.Encode(record.Promoting{Host: e.cfg.Name, Term: plan.ID})},
 		},
 	}
@@ -389,9 +381,58 @@ func (e *Elector) takeOver(ctx context.Context, now record.Cluster, plan electio
 	if err != nil {
 		return nil, err
 	}
-	e.cfg.Logger.InfoContext(ctx, "office taken", "term", plan.ID, "timeline", timeline, "quorum", next.String())
+	e.cfg.Logger.InfoContext(ctx, "office taken", "term", plan.ID, "timeline", term.Timeline, "quorum", next.String())
 	e.tell(ElectionInfo{ID: plan.ID, Step: "taken", Winner: plan.Winner})
-	return &Office{Term: plan.ID, Nonce: state.Nonce, Lease: lease, Timeline: timeline, Recorded: next.Config, Former: recorded.Primary}, nil
+	return &Office{Term: plan.ID, Nonce: state.Nonce, Lease: lease, Timeline: term.Timeline, Recorded: next.Config, Former: former}, nil
+}
+
+// mayTakeOver reads the position again: only a fenced standby takes office, also
+// when it was restarted since it voted. Whoever was handed a term to must hold
+// what the primary had written. It also says who was the primary before.
+func (e *Elector) mayTakeOver(ctx context.Context, now record.Cluster) (position pg.Position, former quorum.Member, err error) {
+	state, recorded := now.Failover.Value, now.Quorum.Value
+	handover := state.Handover
+	switch {
+	case handover == nil && state.QuorumRevision != uint64(now.Quorum.Revision):
+		return position, former, fmt.Errorf("%w: `quorum` is not the one that the election froze", dcs.ErrConflict)
+	case handover != nil && recorded.Primary != e.self():
+		return position, former, fmt.Errorf("%w: the term was handed over to %s and the recorded primary is %s", dcs.ErrConflict, e.self(), recorded.Primary)
+	case handover != nil:
+		if err := e.pledge(state.ID, state.Nonce); err != nil {
+			return position, former, err
+		}
+	}
+	position, counts, err := e.fencedPosition(ctx)
+	switch {
+	case err != nil:
+		return position, former, err
+	case !counts:
+		return position, former, errors.New("this node has won and is below its floor: it waits to be replaced")
+	case handover == nil:
+		return position, recorded.Primary, nil
+	case position.Compare(handover.Position) < 0:
+		return position, former, fmt.Errorf("%w: it holds %s, and %s has confirmed %s before it handed over",
+			ErrRolledBack, position, e.self(), handover.Position)
+	}
+	return position, handover.From, nil
+}
+
+// reserve is the history with the winner's term: its timeline is above every
+// number that was ever recorded or voted with. A term that was handed over has it
+// already.
+func (e *Elector) reserve(now record.Cluster, position pg.Position) (record.History, record.Term) {
+	state := now.Failover.Value
+	if term, ok := now.History.Value.Find(state.ID); ok && state.Handover != nil {
+		return now.History.Value, term
+	}
+	timeline := max(now.History.Value.Newest(), position.Timeline, now.Timeline.Value)
+	for _, v := range now.Votes {
+		timeline = max(timeline, v.Position.Timeline)
+	}
+	term := record.Term{
+		ID: state.ID, Primary: e.cfg.Name, Timeline: timeline + 1, Parent: position.Timeline, At: e.cfg.Wall().UTC().Format(time.RFC3339),
+	}
+	return now.History.Value.With(term), term
 }
 
 func (e *Elector) tell(info ElectionInfo) {

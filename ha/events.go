@@ -17,6 +17,16 @@ type Events struct {
 	Gate      func(GateInfo)      // clients are admitted
 	Rejoin    func(RejoinInfo)    // the node follows, rewinds or clones
 	Quorum    func(QuorumInfo)    // the recorded quorum has changed
+	// Switchover: this node has advanced one.
+	Switchover func(SwitchoverInfo)
+}
+
+// SwitchoverInfo is a phase of a switchover.
+type SwitchoverInfo struct {
+	ID     string
+	Phase  string // as in record.SwitchoverPhase
+	Target quorum.Member
+	Why    string
 }
 
 // PlanInfo says what the node is doing and why.
@@ -28,7 +38,7 @@ type PlanInfo struct {
 // ElectionInfo is one step of an election.
 type ElectionInfo struct {
 	ID     uint64
-	Step   string // opened, voted, named, taken
+	Step   string // opened, voted, named, taken, returned, taken up
 	Winner quorum.Member
 	Vote   pg.Position
 	Why    string

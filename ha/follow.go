@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pghad/pghad/ha/record"
@@ -35,6 +36,9 @@ func (n *Node) follow(ctx context.Context, v look) (time.Duration, error) {
 	if n.follows(term, up) {
 		return n.keepFollowing(ctx, v, term, up)
 	}
+	if n.streamsAlready(v, term, up) {
+		return 0, n.goOnFollowing(ctx, v, term, up)
+	}
 	if before := n.following.upstream; v.standby() && n.follows(term, before) && rename(before, up.Name) == up {
 		// It is past its floor: the same stream, under the name that may be counted.
 		return 0, n.startFollowing(ctx, v, term, up)
@@ -57,6 +61,28 @@ func (n *Node) follow(ctx context.Context, v look) (time.Duration, error) {
 	}
 	n.why = plan.Why
 	return shortPause, err
+}
+
+// streamsAlready reports whether the server streams from up, on the term's
+// timeline, as it should: after a restart of the agent, or when the same primary
+// has begun another term. A timeline number is used once, so it is the same
+// server with the same history.
+func (n *Node) streamsAlready(v look, term record.Term, up pg.Upstream) bool {
+	local, receiver := n.memory.State(), v.server.Receiver
+	return v.standby() && v.server.Streams() && !local.BelowFloor() &&
+		receiver.Host == up.Host && receiver.Port == up.Port && receiver.Timeline == term.Timeline &&
+		strings.Contains(v.server.Upstream, up.Name) &&
+		(n.following.upstream == up || n.following.term == 0 && local.Pledge == term.ID)
+}
+
+// goOnFollowing binds the node to the term. The server is not touched.
+func (n *Node) goOnFollowing(ctx context.Context, v look, term record.Term, up pg.Upstream) error {
+	if err := n.pledgeTerm(v, term); err != nil {
+		return err
+	}
+	n.following, n.question, n.noRewind = following{term: term.ID, upstream: up}, question{}, ""
+	n.cfg.Logger.InfoContext(ctx, "goes on following", "term", term.ID, "primary", term.Primary, "timeline", term.Timeline)
+	return nil
 }
 
 // follows reports whether the server was pointed at up in this term, under the

@@ -22,12 +22,23 @@ func (n *Node) lead(ctx context.Context, v look) (time.Duration, error) {
 	o := n.office
 	leading, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(o.Lease.Context(), func() { cancel(context.Cause(o.Lease.Context())) })()
+	defer context.AfterFunc(o.ctx, func() { cancel(context.Cause(o.ctx)) })()
 
+	switch {
+	case v.storeErr != nil:
+		return n.leadAlone(leading, v)
+	case o.Lease.Check() != nil:
+		return n.regain(leading, v)
+	case n.coordinator.Pledged(o.Office):
+		return 0, n.resolveSwitchover(leading, v)
+	}
 	if cause := n.deposed(v); cause != nil {
-		return 0, n.resign(ctx, cause)
+		return 0, n.stepDown(ctx, cause)
 	}
 	switch {
+	case n.memory.State().Maintenance && !v.primary():
+		n.why = fmt.Sprintf("maintenance is on: the server is %s and is left so", v.server.Process)
+		return n.cfg.Timing.Observe, nil
 	case v.stopped():
 		return 0, n.startInPlace(leading, v)
 	case v.standby():
@@ -56,6 +67,31 @@ func (n *Node) deposed(v look) error {
 	}
 }
 
+// leadAlone is what the primary does while the store does not answer: it serves
+// as long as its warrant lasts, and writes no record.
+func (n *Node) leadAlone(ctx context.Context, v look) (time.Duration, error) {
+	o := n.office
+	n.why = "the store does not answer: " + v.storeErr.Error()
+	if left, err := o.warrant.left(); err != nil {
+		n.why += fmt.Sprintf("; on promises of members for another %s", left.Round(time.Millisecond))
+	}
+	recorded, known := o.warrant.settled()
+	switch {
+	case n.memory.State().Maintenance:
+		return n.cfg.Timing.Observe, nil
+	case v.primary() && v.server.GateOpen:
+		return n.cfg.Timing.Observe, n.selfCheck(ctx)
+	case v.stopped() && known && o.promoted && !n.coordinator.Pledged(o.Office) && o.failures < maxStarts:
+		// The record in force is known, and so is the setting.
+		return 0, n.startServer(ctx, v, recorded)
+	case v.primary() && known:
+		_, err := n.openGate(ctx, v, recorded)
+		return shortPause, err
+	default:
+		return n.cfg.Timing.Observe, nil
+	}
+}
+
 func (n *Node) self() quorum.Member { return n.memory.State().Member(n.cfg.Name) }
 
 // startInPlace brings a server that has ended back on the timeline it has, with
@@ -77,9 +113,18 @@ func (n *Node) startInPlace(ctx context.Context, v look) error {
 	}
 	// The server starts with the recorded setting. A write of the record that
 	// may still be on its way must not land afterwards: it could claim less.
-	if err := n.rewriteQuorum(ctx, v.records); err != nil {
-		return err
+	if _, known := o.warrant.settled(); !known {
+		if err := n.rewriteQuorum(ctx, v.records); err != nil {
+			return err
+		}
+		o.warrant.settle(v.recorded())
 	}
+	return n.startServer(ctx, v, v.recorded())
+}
+
+// startServer starts the server as the primary of the timeline that it has.
+func (n *Node) startServer(ctx context.Context, v look, recorded quorum.Config) error {
+	o := n.office
 	o.failures++
 	n.cfg.Logger.InfoContext(ctx, "starting the server in place", "term", o.Term, "process", string(v.server.Process), "attempt", o.failures)
 	n.writable = true
@@ -87,7 +132,7 @@ func (n *Node) startInPlace(ctx context.Context, v look) error {
 	bounded, cancel := timectx.With(ctx, n.cfg.Clock, n.cfg.Timing.ElectionTimeout, "start in place")
 	defer cancel()
 	return n.cfg.Effects.run("server/start-primary", func() error {
-		return n.cfg.Postgres.StartPrimary(bounded, o.Lease, v.recorded().Setting())
+		return n.cfg.Postgres.StartPrimary(bounded, o.warrant, recorded.Setting())
 	})
 }
 
@@ -120,11 +165,11 @@ func (n *Node) promote(ctx context.Context, v look) error {
 	began := n.cfg.Clock.Now()
 	var done pg.Promotion
 	err := n.cfg.Effects.run("server/promote", func() (err error) {
-		done, err = n.cfg.Postgres.Promote(ctx, o.Lease, o.Timeline)
+		done, err = n.cfg.Postgres.Promote(ctx, o.warrant, o.Timeline)
 		return err
 	})
 	if err != nil {
-		if o.Lease.Check() != nil {
+		if o.warrant.Check() != nil {
 			return err
 		}
 		return errors.Join(err, n.resign(ctx, fmt.Errorf("promotion: %w", err)))
@@ -205,14 +250,14 @@ func (n *Node) serve(ctx context.Context, v look) (time.Duration, error) {
 	pause := n.cfg.Timing.Observe
 	if term, ok := v.records.History.Value.Find(o.Term); ok && term.Parent != 0 && term.SwitchAt == 0 {
 		// A promotion whose end was not recorded: Promote says where it switched.
-		done, err := n.cfg.Postgres.Promote(ctx, o.Lease, o.Timeline)
+		done, err := n.cfg.Postgres.Promote(ctx, o.warrant, o.Timeline)
 		if err != nil {
 			return shortPause, err
 		}
 		return 0, n.recordSwitch(ctx, v.records, done.SwitchAt)
 	}
 	if !v.server.GateOpen {
-		opened, err := n.openGate(ctx, v)
+		opened, err := n.openGate(ctx, v, v.recorded())
 		if err != nil || opened {
 			// Slots and the rest follow at once, clients are not kept waiting for them.
 			return 0, err
@@ -225,7 +270,15 @@ func (n *Node) serve(ctx context.Context, v look) (time.Duration, error) {
 		pause = shortPause
 	} else {
 		o.failures = 0
+		if err := n.mark(); err != nil {
+			return shortPause, err
+		}
 	}
+	done, soon, err := n.switchOver(ctx, v)
+	if done || err != nil {
+		return soon, err
+	}
+	pause = min(pause, soon)
 	n.keepSlots(ctx, v)
 	busy, err := n.track(ctx, v)
 	if err != nil {
@@ -245,18 +298,18 @@ func (n *Node) serve(ctx context.Context, v look) (time.Duration, error) {
 
 // openGate admits clients when k members have flushed a position that was read
 // after the server could be written to: then nothing that they see can vanish.
-func (n *Node) openGate(ctx context.Context, v look) (bool, error) {
+func (n *Node) openGate(ctx context.Context, v look, recorded quorum.Config) (bool, error) {
 	o := n.office
 	if o.barrier.generation != v.server.Generation || o.barrier.lsn == 0 {
 		o.barrier = barrier{generation: v.server.Generation, lsn: v.server.Flushed, since: n.cfg.Clock.Now()}
 	}
 	view := pg.SyncView{Setting: v.server.Sync, Flush: v.server.Flushed, Senders: v.server.Senders}
-	if passed, missing := quorum.Passed(view, v.recorded(), o.barrier.lsn); !passed {
+	if passed, missing := quorum.Passed(view, recorded, o.barrier.lsn); !passed {
 		n.why = fmt.Sprintf("clients are not admitted until %d of %v have flushed %s; missing: %v",
-			v.recorded().K, v.recorded().Members, o.barrier.lsn, missing)
+			recorded.K, recorded.Members, o.barrier.lsn, missing)
 		return false, nil
 	}
-	if err := o.Lease.Check(); err != nil {
+	if err := o.warrant.Check(); err != nil {
 		return false, err
 	}
 	o.admitted, o.lent = true, ""

@@ -121,13 +121,41 @@ func (n *Node) forgotten(records record.Cluster) string {
 	}
 }
 
+// mine reports whether `leader` is the holding that this node remembers.
+func (v look) mine(local LocalState) bool {
+	leader, state, mark := v.records.Leader, v.records.Failover.Value, local.Office
+	return leader.Held() && leader.Created == mark.Token && state.ID == mark.Term && state.Nonce == mark.Nonce
+}
+
+// note keeps what others have to know of this look: whether maintenance is on,
+// whether a promise may be given, and what the warrant depends on.
+func (n *Node) note(v look) {
+	if on := v.records.Maintenance.On(); v.storeErr == nil && on != n.memory.State().Maintenance && n.forgotten(v.records) == "" {
+		if err := n.memory.Update(func(s *LocalState) { s.Maintenance = on }); err != nil {
+			n.cfg.Logger.Warn("local state", "error", err)
+		}
+	}
+	n.preparePromises(v)
+	if n.office == nil {
+		return
+	}
+	var peers []Peer
+	for _, h := range v.records.Members {
+		if h.Value.APIURL != "" {
+			peers = append(peers, Peer{Name: h.Name, APIURL: h.Value.APIURL})
+		}
+	}
+	n.office.warrant.seen(v.primary(), n.memory.State().Maintenance, peers)
+}
+
 // role is the view that the pure decision takes.
 func (v look) role(n *Node) role.View {
 	local := n.memory.State()
 	view := role.View{
 		Name: n.cfg.Name, Bootstrap: n.cfg.Bootstrap, Memory: local.SystemID, Pending: local.Creating,
 		Data: v.data, SystemID: v.disk.SystemID, Process: v.server.Process, Role: v.server.Role,
-		Office: n.office != nil && n.office.Lease.Check() == nil,
+		Office:      n.office != nil && n.office.warrant.Check() == nil,
+		Maintenance: local.Maintenance,
 	}
 	if v.server.SystemID != "" {
 		view.SystemID = v.server.SystemID
@@ -147,7 +175,13 @@ func (v look) role(n *Node) role.View {
 	view.Initialized = v.records.Initialize.Value
 	view.Records = v.records.Quorum.Value.Version > 0 && v.records.Failover.Value.ID > 0
 	view.Leader = v.records.Leader.Holder
+	view.Mine = n.office == nil && v.mine(local)
+	view.MayReturn = n.elector.mayReturn(v.records) == nil
+	if last, err := lastTerm(v.records); err == nil {
+		view.Serving = v.primary() && v.server.Timeline == last.Timeline
+	}
 	view.InD = v.recorded().InD(local.Member(n.cfg.Name))
+	view.Deposed = view.Records && v.recorded().Primary != local.Member(n.cfg.Name)
 	view.Forgotten = n.forgotten(v.records)
 	return view
 }

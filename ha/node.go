@@ -31,6 +31,9 @@ type NodeConfig struct {
 	Store    dcs.Store
 	Postgres PostgresController
 	Disk     Disk // keeps what the node must not forget, outside the data directory
+	// Peers asks other nodes directly. With nil the server can be written to only
+	// while the store renews the node's lease.
+	Peers Peers
 
 	Host   string // where other nodes and clients reach the server
 	Port   int
@@ -65,7 +68,10 @@ type Node struct {
 	locker  *Locker
 	elector *Elector
 	memory  *Memory
-	wake    chan struct{} // the one inbox of the loop: "look again", or the end
+	// promiser answers requests of other nodes, from their goroutines.
+	promiser    *promiser
+	coordinator *SwitchoverCoordinator
+	wake        chan struct{} // the one inbox of the loop: "look again", or the end
 
 	// What follows belongs to the loop's goroutine.
 	office     *office
@@ -138,6 +144,10 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		return nil, fmt.Errorf("node: %w", err)
 	}
 	n := &Node{cfg: cfg, keys: keys, memory: memory, wake: make(chan struct{}, 1), writable: true}
+	n.promiser = &promiser{clock: cfg.Clock, longest: cfg.Timing.TTL, ask: n.poke, why: "this node has not looked yet"}
+	if memory.State().Promising {
+		n.promiser.bind()
+	}
 	if err := n.assemble(); err != nil {
 		return nil, err
 	}
@@ -157,7 +167,15 @@ func (n *Node) assemble() error {
 	n.elector, err = NewElector(ElectorConfig{
 		Store: cfg.Store, Locker: n.locker, Keys: n.keys, Postgres: cfg.Postgres, Memory: n.memory, Name: cfg.Name,
 		Priority: cfg.Priority, NoFailover: cfg.NoFailover, Timing: cfg.Timing, Clock: cfg.Clock, Wall: cfg.Wall,
-		Rand: cfg.Rand, Logger: cfg.Logger, Events: cfg.Events, Effects: cfg.Effects,
+		Promised: n.promiser.bound,
+		Rand:     cfg.Rand, Logger: cfg.Logger, Events: cfg.Events, Effects: cfg.Effects,
+	})
+	if err != nil {
+		return fmt.Errorf("node: %w", err)
+	}
+	n.coordinator, err = NewSwitchoverCoordinator(SwitchoverConfig{
+		Store: cfg.Store, Keys: n.keys, Postgres: cfg.Postgres, Memory: n.memory, Name: cfg.Name, Timing: cfg.Timing,
+		Clock: cfg.Clock, Wall: cfg.Wall, Rand: cfg.Rand, Logger: cfg.Logger, Events: cfg.Events, Effects: cfg.Effects,
 	})
 	if err != nil {
 		return fmt.Errorf("node: %w", err)
@@ -240,6 +258,7 @@ func (n *Node) watchServer(ctx context.Context) {
 func (n *Node) turn(ctx context.Context) (time.Duration, error) {
 	n.why = ""
 	v := n.look(ctx)
+	n.note(v)
 	plan := role.Decide(v.role(n))
 	pause, err := n.act(ctx, plan, v)
 	switch {
@@ -274,8 +293,10 @@ func (n *Node) backoff(same bool, wanted time.Duration) time.Duration {
 }
 
 func (n *Node) act(ctx context.Context, plan role.Plan, v look) (time.Duration, error) {
-	if n.office != nil && n.office.Lease.Check() != nil {
-		n.endOffice(ctx, context.Cause(n.office.Lease.Context()))
+	if n.office != nil {
+		if err := n.office.warrant.Check(); err != nil {
+			n.endOffice(ctx, false, err)
+		}
 	}
 	if plan.Action != role.Elect {
 		if err := n.elector.Leave(ctx); err != nil {
@@ -283,9 +304,19 @@ func (n *Node) act(ctx context.Context, plan role.Plan, v look) (time.Duration, 
 		}
 	}
 	n.keepAlive(ctx, v)
+	if err := n.leaveMaintenance(ctx, v); err != nil {
+		n.cfg.Logger.WarnContext(ctx, "end of maintenance not confirmed", "error", err)
+	}
 	switch plan.Action {
 	case role.Stop:
 		return 0, n.stop(ctx, pg.StopImmediate)
+	case role.TakeUp:
+		return 0, n.takeUp(ctx, v)
+	case role.Vacate:
+		return 0, n.vacate(ctx, v)
+	case role.Keep:
+		n.why = plan.Why
+		return n.keep(ctx, v)
 	case role.Bootstrap:
 		return n.bootstrap(ctx, v)
 	case role.Lead:
@@ -350,6 +381,7 @@ func (n *Node) dormant(v look) pg.SyncSetting {
 // cannot be opened without its source.
 func (n *Node) stand(ctx context.Context, v look) (time.Duration, error) {
 	if v.stopped() && !n.memory.State().BelowFloor() {
+		n.following = following{}
 		return 0, n.startStandby(ctx, v, pg.Upstream{})
 	}
 	return n.cfg.Timing.Observe, nil
@@ -358,6 +390,12 @@ func (n *Node) stand(ctx context.Context, v look) (time.Duration, error) {
 // elect lets the Elector do one step. It gives up the membership first: who
 // votes does not stream.
 func (n *Node) elect(ctx context.Context, v look) (time.Duration, error) {
+	if bound := n.promiser.bound(); bound > 0 {
+		// It goes on streaming, and the primary may come back.
+		out, err := n.elector.Step(ctx, v.records)
+		n.why = out.Plan.Why
+		return min(bound, n.cfg.Timing.Observe), err
+	}
 	n.dropMembership(ctx)
 	below := n.memory.State().BelowFloor()
 	if v.data != role.DataPresent && !below {
@@ -408,6 +446,13 @@ func (n *Node) beginNewLife(ctx context.Context, v look, cause error) error {
 // the node has started. `leader` is released only when no process of the server
 // is left.
 func (n *Node) shutdown(ctx context.Context) error {
+	if n.memory.State().Maintenance {
+		n.cfg.Logger.InfoContext(ctx, "maintenance is on: the server is left running")
+		if n.office != nil {
+			n.leaveOffice(ctx, ErrReleased)
+		}
+		return n.closeLocker(ctx)
+	}
 	bounded, cancel := timectx.With(ctx, n.cfg.Clock, n.cfg.Timing.TTL, "fast stop")
 	err := n.stop(bounded, pg.StopFast)
 	cancel()
@@ -420,8 +465,12 @@ func (n *Node) shutdown(ctx context.Context) error {
 		return err
 	}
 	if n.office != nil {
-		n.endOffice(ctx, ErrReleased)
+		n.endOffice(ctx, true, ErrReleased)
 	}
+	return n.closeLocker(ctx)
+}
+
+func (n *Node) closeLocker(ctx context.Context) error {
 	closing, cancel := timectx.With(ctx, n.cfg.Clock, n.cfg.Timing.Request, "release of locks")
 	defer cancel()
 	if err := n.locker.Close(closing); err != nil {

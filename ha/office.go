@@ -3,15 +3,24 @@ package ha
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
 	"time"
 
+	"github.com/pghad/pghad/dcs"
+	"github.com/pghad/pghad/ha/quorum"
+	"github.com/pghad/pghad/internal/timectx"
 	"github.com/pghad/pghad/pg"
 )
 
 // office is this node's term, with what the node remembers of it.
 type office struct {
 	Office
-	guarded  chan struct{} // closed when the goroutine that watches the lease has ended
+	warrant  *warrant
+	ctx      context.Context // ends with the warrant
+	cancel   context.CancelCauseFunc
+	asking   sync.WaitGroup
+	guarded  chan struct{} // closed when the goroutine that watches the warrant has ended
 	stopErr  error         // of that goroutine's stop; valid once guarded is closed
 	promoted bool          // the server has been seen as the primary of Timeline
 	failures int           // starts in place that failed in a row
@@ -47,36 +56,62 @@ type spare struct {
 const maxStarts = 2
 
 // enterOffice begins the term: from now on a goroutine that does nothing else
-// stops the server when the lease ends, whatever the loop is waiting for.
+// stops the server when the warrant ends, whatever the loop is waiting for, and
+// another one asks for promises while the lease is in doubt.
 func (n *Node) enterOffice(ctx context.Context, won *Office) {
 	o := &office{Office: *won, guarded: make(chan struct{}), spared: map[string]spare{}}
+	o.warrant = newWarrant(n.locker, won.Lease, won.Recorded, n.promiseRequest(won))
+	o.ctx, o.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	n.office = o
+	n.following = following{}
 	n.dropMembership(ctx)
 	go func() {
 		defer close(o.guarded)
-		<-o.Lease.Context().Done()
-		if cause := context.Cause(o.Lease.Context()); !errors.Is(cause, ErrReleased) {
-			n.cfg.Logger.WarnContext(ctx, "lease ended, server is stopped", "term", o.Term, "cause", cause)
-			o.stopErr = n.cfg.Postgres.Stop(context.WithoutCancel(ctx), pg.StopImmediate)
-			if o.stopErr != nil {
-				n.cfg.Logger.ErrorContext(ctx, "server not stopped", "term", o.Term, "error", o.stopErr)
+		o.stopErr = o.warrant.guard(func(cause error) error {
+			o.cancel(cause)
+			n.cfg.Logger.WarnContext(ctx, "no warrant any more, server is stopped", "term", o.Term, "cause", cause)
+			err := n.cfg.Postgres.Stop(context.WithoutCancel(ctx), pg.StopImmediate)
+			if err != nil {
+				n.cfg.Logger.ErrorContext(ctx, "server not stopped", "term", o.Term, "error", err)
 			}
-		}
+			return err
+		})
 		n.poke()
 	}()
+	o.asking.Go(func() { n.askPromises(o) })
 	n.writable = true
 	if n.cfg.Events.Office != nil {
 		n.cfg.Events.Office(OfficeInfo{Term: o.Term, Begins: true})
 	}
 }
 
-// endOffice ends the term. The caller has stopped the server, or the lease has
-// ended and its goroutine stops it. The lock is released when no process of the
-// server is left, also when the lease has ended: its key may be there still.
-func (n *Node) endOffice(ctx context.Context, cause error) {
+// renewOffice goes on with the term under another lease, or as another term on
+// the same timeline. The server is not touched.
+func (n *Node) renewOffice(next *Office) {
+	o := n.office
+	next.Former = o.Former
+	if next.Term != o.Term {
+		next.Former = quorum.Member{}
+		o.spared, o.lent = map[string]spare{}, ""
+	}
+	o.Office = *next
+	o.warrant.renewed(next.Lease, next.Recorded, n.promiseRequest(next))
+}
+
+// promiseRequest is what the members are asked in a term.
+func (n *Node) promiseRequest(office *Office) PromiseRequest {
+	return PromiseRequest{
+		Cluster: n.keys.Prefix(), Term: office.Term, Nonce: office.Nonce, Primary: n.self(), For: n.cfg.Timing.TTL,
+	}
+}
+
+// endOffice ends the term. Either the caller has stopped the server, or the
+// warrant has ended and its goroutine stops it. The lock is released when no
+// process of the server is left, also when the lease has ended: its key may be
+// there still.
+func (n *Node) endOffice(ctx context.Context, stopped bool, cause error) {
 	o := n.office
 	ctx = context.WithoutCancel(ctx)
-	stopped := o.Lease.Check() == nil // by the caller
 	if !stopped {
 		<-o.guarded
 		stopped = o.stopErr == nil
@@ -88,11 +123,22 @@ func (n *Node) endOffice(ctx context.Context, cause error) {
 		if err != nil {
 			n.cfg.Logger.WarnContext(ctx, "leader lock not released, it will expire", "error", err)
 		}
-		<-o.guarded
 	}
+	n.leaveOffice(ctx, cause)
+}
+
+// leaveOffice ends the term without a look at the server, and waits for its
+// goroutines.
+func (n *Node) leaveOffice(ctx context.Context, cause error) {
+	o := n.office
+	o.warrant.end(fmt.Errorf("term %d: %w", o.Term, ErrReleased))
+	o.cancel(cause)
+	<-o.guarded
+	o.asking.Wait()
 	if o.tracker != nil {
 		o.tracker.Close()
 	}
+	n.coordinator.Close()
 	n.office = nil
 	n.cfg.Logger.InfoContext(ctx, "office left", "term", o.Term, "cause", cause)
 	if n.cfg.Events.Office != nil {
@@ -102,12 +148,95 @@ func (n *Node) endOffice(ctx context.Context, cause error) {
 
 // resign gives up the term because the server cannot serve: first no process of
 // it is left, then the lock is released, so that the others need not wait for
-// the lease.
+// the lease. In maintenance nothing is given up.
 func (n *Node) resign(ctx context.Context, cause error) error {
-	n.cfg.Logger.WarnContext(ctx, "resigning", "term", n.office.Term, "cause", cause)
+	if n.memory.State().Maintenance {
+		n.why = "maintenance is on, nothing is done about: " + cause.Error()
+		return nil
+	}
+	return n.stepDown(ctx, errors.Join(ErrResigned, cause))
+}
+
+// stepDown ends the term, also in maintenance.
+func (n *Node) stepDown(ctx context.Context, cause error) error {
+	n.cfg.Logger.WarnContext(ctx, "the term is given up", "term", n.office.Term, "cause", cause)
 	if err := n.stop(ctx, pg.StopImmediate); err != nil {
 		return err
 	}
-	n.endOffice(ctx, errors.Join(ErrResigned, cause))
+	n.endOffice(ctx, true, cause)
 	return nil
+}
+
+// takeUp gives this node, whose server runs as the recorded primary, its term
+// back, or a new one. A server that could not be given one is stopped at once.
+func (n *Node) takeUp(ctx context.Context, v look) error {
+	office, err := n.warrantAnew(ctx, v, n.memory.State().Office)
+	if err != nil {
+		return errors.Join(err, n.stop(ctx, pg.StopImmediate))
+	}
+	n.enterOffice(ctx, office)
+	return nil
+}
+
+// warrantAnew takes up the holding of `leader` that mark names, or returns to
+// office where nobody holds it.
+func (n *Node) warrantAnew(ctx context.Context, v look, mark OfficeMark) (*Office, error) {
+	asked, cancel := timectx.With(ctx, n.cfg.Clock, 2*n.cfg.Timing.Request, "taking up `leader`")
+	defer cancel()
+	if v.records.Leader.Held() {
+		return n.elector.TakeUp(asked, v.records, mark)
+	}
+	return n.elector.Return(asked, v.records)
+}
+
+// regain gets a lease again for a term that lives on promises, or on maintenance,
+// now that the store answers.
+func (n *Node) regain(ctx context.Context, v look) (time.Duration, error) {
+	o, leader := n.office, v.records.Leader
+	switch {
+	case leader.Held() && leader.Created != o.Lease.Token():
+		return 0, n.stepDown(ctx, fmt.Errorf("%w: %s holds `leader`", ErrFenced, leader.Holder))
+	case v.recorded().Primary != n.self():
+		return 0, n.stepDown(ctx, fmt.Errorf("%w: the recorded primary is %s", ErrFenced, v.recorded().Primary))
+	case !v.primary() && v.stopped() && !n.memory.State().Maintenance:
+		n.endOffice(ctx, true, errors.New("the server has ended, and the store was away"))
+		return 0, nil
+	case !v.primary():
+		return shortPause, errors.New("the lease has ended, and the server does not say that it serves")
+	}
+	office, err := n.warrantAnew(ctx, v, OfficeMark{Term: o.Term, Nonce: o.Nonce, Token: o.Lease.Token()})
+	if err != nil {
+		return shortPause, err
+	}
+	old := o.Lease
+	n.renewOffice(office)
+	n.release(ctx, old) // its session can end now; the key is another holding's
+	return 0, nil
+}
+
+// vacate deletes this node's own `leader`, which an earlier agent or an earlier
+// lease has left behind: no server of that term is left, and others need not wait
+// until it expires.
+func (n *Node) vacate(ctx context.Context, v look) error {
+	asked, cancel := n.request(ctx, "deleting the own leader lock")
+	defer cancel()
+	err := n.cfg.Effects.run("office/vacate", func() error {
+		_, err := n.cfg.Store.Commit(asked, dcs.Txn{
+			If:   []dcs.Guard{dcs.Held(n.keys.Leader(), v.records.Leader.Created)},
+			Then: []dcs.Op{{Key: n.keys.Leader(), Delete: true}},
+		})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("delete the own leader lock: %w", err)
+	}
+	n.cfg.Logger.InfoContext(ctx, "own leader lock of a term that is over deleted", "token", uint64(v.records.Leader.Created))
+	return nil
+}
+
+// mark keeps on disk by which holding this node serves.
+func (n *Node) mark() error {
+	o := n.office
+	mark := OfficeMark{Term: o.Term, Nonce: o.Nonce, Token: o.Lease.Token()}
+	return n.memory.Update(func(s *LocalState) { s.Office = mark })
 }

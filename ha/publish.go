@@ -103,7 +103,7 @@ func (n *Node) publishMember(ctx context.Context, v look) error {
 		Format: record.Format, Version: n.cfg.Version, Server: v.server.Version,
 		Pledge: local.Pledge, Incarnation: local.Incarnation, Why: n.status.Why,
 		Priority: n.cfg.Priority, NoFailover: n.cfg.NoFailover, Pending: v.server.Pending,
-		Rejoin: n.question.nonce, Upstream: n.following.upstream.Host,
+		Rejoin: n.question.nonce, Upstream: n.following.upstream.Host, Maintenance: local.Maintenance,
 	}
 	if local.Floor != (pg.Position{}) {
 		member.Floor = &local.Floor
@@ -116,7 +116,7 @@ func (n *Node) publishMember(ctx context.Context, v look) error {
 	// What others wait for is published at once, positions in their time. A
 	// record that is not there has gone with an earlier session.
 	urgent := !there || before.Role != member.Role || before.State != member.State || before.Rejoin != member.Rejoin ||
-		before.Incarnation != member.Incarnation || before.Pledge != member.Pledge
+		before.Incarnation != member.Incarnation || before.Maintenance != member.Maintenance || before.Pledge != member.Pledge
 	if !urgent && now.Sub(n.published.memberAt) < n.cfg.Timing.Observe {
 		return nil
 	}

@@ -156,6 +156,10 @@ func NewQuorumTracker(cfg QuorumTrackerConfig) (*QuorumTracker, error) {
 // proven again.
 func (t *QuorumTracker) Forget() { t.progress = quorum.Progress{} }
 
+// Settled reports whether no write of the record, by Step, may still land: the
+// record in force is the one that the last report of Step shows.
+func (t *QuorumTracker) Settled() bool { return !t.unsettled }
+
 // Close ends a CHECKPOINT that is under way and waits until it has returned.
 func (t *QuorumTracker) Close() {
 	if t.job != nil {

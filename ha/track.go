@@ -30,6 +30,9 @@ func (n *Node) track(ctx context.Context, v look) (busy bool, err error) {
 		seen.Replicas = append(seen.Replicas, replica)
 	}
 	report, err := o.tracker.Step(ctx, o.Lease, seen)
+	if o.tracker.Settled() {
+		o.warrant.settle(report.Recorded.Config)
+	}
 	if report.Recorded.Version != seen.Record.Version && n.cfg.Events.Quorum != nil {
 		n.cfg.Events.Quorum(QuorumInfo{Version: report.Recorded.Version, Recorded: report.Recorded.Config, Why: report.Step.Why})
 	}
@@ -48,7 +51,12 @@ func (n *Node) newTracker() (*QuorumTracker, error) {
 		Store: n.cfg.Store, Keys: n.keys, Postgres: n.cfg.Postgres, Self: n.self(), Strict: !n.cfg.Relaxed,
 		RemovalDelay: n.cfg.Timing.RemovalDelay, Request: n.cfg.Timing.Request,
 		Clock: n.cfg.Clock, Rand: n.cfg.Rand, Logger: n.cfg.Logger,
-		OnStep: func(info QuorumStepInfo) { n.cfg.Effects.mark("quorum/"+string(info.Step.Kind), info.Done) },
+		OnStep: func(info QuorumStepInfo) {
+			if !info.Done && info.Step.Kind == quorum.WriteRecord && n.office != nil {
+				n.office.warrant.propose(info.Step.Record) // before it can land
+			}
+			n.cfg.Effects.mark("quorum/"+string(info.Step.Kind), info.Done)
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("quorum tracker: %w", err)

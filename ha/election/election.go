@@ -53,12 +53,18 @@ type View struct {
 	Electorate []quorum.Member
 	Winner     quorum.Member
 	Votes      []Vote
+	// Handover: nobody has voted. The primary of the term before has named its
+	// successor, when all that it had written was on it.
+	Handover bool
 
 	Pledge        uint64 // own
 	HighestPledge uint64 // of all nodes that say theirs
 
 	Manager     string // who holds the manager's lock, "" if nobody
 	ManagerIsMe bool   // under this very lease
+
+	// Promised is how long this node is still bound by a promise not to fence.
+	Promised time.Duration
 
 	Overdue  time.Duration // how long this node has seen the election at its phase
 	Deadline time.Duration // of the election
@@ -120,12 +126,20 @@ func Decide(v View) Plan {
 }
 
 func open(v View, why string) Plan {
+	if v.Promised > 0 {
+		// The primary may be well and only cut off from the store.
+		return bound(v, why)
+	}
 	if v.Manager != "" && !v.ManagerIsMe {
 		return Plan{Action: Wait, Why: fmt.Sprintf("%s, and %s coordinates the election", why, v.Manager)}
 	}
 	return Plan{
 		Action: Open, ID: max(v.ID, v.Pledge, v.HighestPledge) + 1, Electorate: v.Recorded.D(), Why: why,
 	}
+}
+
+func bound(v View, why string) Plan {
+	return Plan{Action: Wait, ID: v.ID, Why: fmt.Sprintf("%s; this node has promised the primary not to fence for another %s", why, v.Promised)}
 }
 
 func decideFencing(v View) Plan {
@@ -135,6 +149,9 @@ func decideFencing(v View) Plan {
 	case !slices.Contains(v.Electorate, v.Self):
 		return Plan{Action: Wait, ID: v.ID, Why: fmt.Sprintf("%s is not in the electorate", v.Self)}
 	case !slices.ContainsFunc(v.Votes, func(vote Vote) bool { return vote.Member == v.Self }):
+		if v.Promised > 0 {
+			return bound(v, fmt.Sprintf("election %d is open", v.ID))
+		}
 		return Plan{Action: CastVote, ID: v.ID}
 	}
 	choice := Choose(v.Recorded, v.Votes)
@@ -147,9 +164,9 @@ func decideFencing(v View) Plan {
 
 func decideWon(v View) Plan {
 	switch {
-	case v.Winner == v.Self && v.Pledge == v.ID:
+	case v.Winner == v.Self && (v.Pledge == v.ID || v.Handover && v.Pledge < v.ID):
 		return Plan{Action: TakeOver, ID: v.ID, Winner: v.Winner}
-	case v.Overdue > v.Deadline+v.TTL:
+	case v.Overdue > v.Deadline+v.TTL, v.Handover && v.Overdue > v.Deadline:
 		return open(v, fmt.Sprintf("%s won election %d and has not taken office in %s", v.Winner, v.ID, v.Overdue))
 	default:
 		return Plan{Action: Wait, ID: v.ID, Why: fmt.Sprintf("%s won and takes office", v.Winner)}

@@ -59,6 +59,10 @@ func view(t *testing.T, body string) election.View {
 			var err error
 			v.Overdue, err = time.ParseDuration(value)
 			require.NoError(t, err)
+		case "promised":
+			var err error
+			v.Promised, err = time.ParseDuration(value)
+			require.NoError(t, err)
 		case "election":
 			parseElection(t, value, &v)
 		case "vote":
@@ -78,6 +82,8 @@ func parseElection(t *testing.T, text string, v *election.View) {
 		case i == 0:
 			_, err := fmt.Sscanf(part, "%d %s", &v.ID, &v.Phase)
 			require.NoError(t, err)
+		case words[0] == "handover":
+			v.Handover = true
 		case words[0] == "winner":
 			v.Winner = member(t, words[1])
 		case words[0] == "electorate":

@@ -26,6 +26,11 @@ type Term struct {
 // with what only this software knows.
 type History []Term
 
+// With returns the history with one more entry; h itself is not touched.
+func (h History) With(term Term) History {
+	return append(h[:len(h):len(h)], term)
+}
+
 type termExtra struct {
 	Term     uint64      `json:"term"`
 	Timeline pg.Timeline `json:"timeline"`

@@ -5,7 +5,7 @@
 //
 // The order of the rules is the order of their weight. The first one is the
 // safety rule of the daemon: a server that can be written to without a warrant
-// is stopped at once.
+// is stopped at once, unless the store gives it one in the same moment.
 package role
 
 import (
@@ -33,10 +33,14 @@ type View struct {
 	Records     bool   // quorum and failover_state exist
 	RecordsErr  string // a record that cannot be read (newer, corrupt), or records that disagree
 	Leader      string // holder of `leader`, "" if nobody
+	Mine        bool   // `leader` is the very holding that this node remembers, by token and nonce
+	MayReturn   bool   // nobody holds `leader`, nobody is about to, and this life on its timeline is the recorded primary
 	InD         bool   // this life is a recorded member or the recorded primary
+	Deposed     bool   // another life is the recorded primary
+	Maintenance bool   // it is on, or was when the store was last read
 
 	// This node.
-	Office    bool   // it holds `leader` under a lease that is in force
+	Office    bool   // it has a term, and a warrant for it: a lease, promises, or maintenance
 	Memory    string // the system identifier that it remembers, "" if it has never belonged to a cluster
 	Forgotten string // why the store shows less than this node remembers, "" if it does not
 	Bootstrap bool   // it may create the cluster
@@ -45,6 +49,7 @@ type View struct {
 	SystemID  string // of the data
 	Process   pg.Process
 	Role      pg.Role
+	Serving   bool // it has said just now that it is a primary, on the timeline of the recorded term
 }
 
 // Action is what to do.
@@ -52,6 +57,9 @@ type Action string
 
 const (
 	Stop      Action = "stop"      // at once: the server could be written to and must not
+	TakeUp    Action = "take-up"   // the term that its running primary belongs to
+	Vacate    Action = "vacate"    // delete its own `leader`: no server of that term is left
+	Keep      Action = "keep"      // maintenance: leave every server as it is
 	Bootstrap Action = "bootstrap" // create the cluster
 	Lead      Action = "lead"
 	Follow    Action = "follow" // the holder of `leader`
@@ -75,10 +83,13 @@ func (v View) stopped() bool { return v.Process == pg.ProcessStopped || v.Proces
 // Decide says what the node is to be.
 func Decide(v View) Plan {
 	if v.Role == pg.RolePrimary && !v.Office {
-		return Plan{Stop, "the server can be written to and this node has no lease"}
+		return unwarranted(v)
 	}
 	if v.StoreErr != "" {
-		if !v.Office && v.Memory != "" && v.Data == DataPresent && !v.Pending && v.stopped() {
+		if v.Office {
+			return Plan{Lead, "the store does not answer (" + v.StoreErr + "), and the warrant of this node's term is in force"}
+		}
+		if !v.Maintenance && v.Memory != "" && v.Data == DataPresent && !v.Pending && v.stopped() {
 			return Plan{Stand, "the store does not answer (" + v.StoreErr + "): reads can be served meanwhile"}
 		}
 		return Plan{Wait, "the store does not answer (" + v.StoreErr + "): an error is not an absent leader"}
@@ -101,6 +112,23 @@ func Decide(v View) Plan {
 	return member(v)
 }
 
+// unwarranted: the server can be written to, and this node has no warrant for
+// that. Only the store can give it one back.
+func unwarranted(v View) Plan {
+	trusted := v.StoreErr == "" && v.RecordsErr == "" && v.Records && v.Forgotten == "" &&
+		v.SystemID != "" && v.SystemID == v.Initialized
+	switch {
+	case trusted && v.Mine && v.Serving:
+		return Plan{TakeUp, "`leader` is this node's own holding, and its server runs as the primary of that term"}
+	case trusted && v.MayReturn && v.Serving:
+		return Plan{TakeUp, "there is no leader, and this node runs as the recorded primary"}
+	case v.Maintenance && !v.Deposed:
+		return Plan{Keep, "maintenance is on: no server is started or stopped"}
+	default:
+		return Plan{Stop, "the server can be written to and this node has no warrant for that"}
+	}
+}
+
 func uninitialized(v View) Plan {
 	switch {
 	case v.Memory != "" && !v.Pending:
@@ -119,6 +147,12 @@ func member(v View) Plan {
 	switch {
 	case v.Office:
 		return Plan{Lead, "this node holds the leader lock"}
+	case v.Maintenance:
+		return Plan{Keep, "maintenance is on: no server is started, stopped or turned"}
+	case v.Mine && (v.stopped() || v.Role == pg.RoleStandby):
+		return Plan{Vacate, "`leader` is this node's own holding, and no server of that term is left"}
+	case v.Mine:
+		return Plan{Wait, "`leader` is this node's own holding, and its server does not say what it is"}
 	case v.Leader == v.Name:
 		return Plan{Stand, "`leader` bears this node's name but not its session: waiting for it to expire"}
 	case v.Leader != "":

@@ -17,6 +17,10 @@ func replica() role.View {
 	}
 }
 
+// own is a server that serves while `leader` is its own holding, without a warrant
+// in this process.
+func own(v *role.View) { v.Role, v.Leader, v.Mine, v.Serving = pg.RolePrimary, "a", true, true }
+
 func TestDecide(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -28,7 +32,24 @@ func TestDecide(t *testing.T) {
 		"writable without a lease and no store":     {func(v *role.View) { v.Role, v.StoreErr = pg.RolePrimary, "timeout" }, role.Stop},
 		"writable, leader by name only":             {func(v *role.View) { v.Role, v.Leader = pg.RolePrimary, "a" }, role.Stop},
 		"writable with a lease":                     {func(v *role.View) { v.Role, v.Leader, v.Office = pg.RolePrimary, "a", true }, role.Lead},
-		"a lease and a store that does not answer":  {func(v *role.View) { v.Role, v.Office, v.StoreErr = pg.RolePrimary, true, "timeout" }, role.Wait},
+		"a lease and a store that does not answer":  {func(v *role.View) { v.Role, v.Office, v.StoreErr = pg.RolePrimary, true, "timeout" }, role.Lead},
+		"own holding, server serves":                {own, role.TakeUp},
+		"own holding, on another timeline":          {func(v *role.View) { own(v); v.Serving = false }, role.Stop},
+		"own holding, records that disagree":        {func(v *role.View) { own(v); v.RecordsErr = "bad" }, role.Stop},
+		"own holding, store forgot":                 {func(v *role.View) { own(v); v.Forgotten = "restored" }, role.Stop},
+		"own holding, other system":                 {func(v *role.View) { own(v); v.SystemID = "88" }, role.Stop},
+		"own holding, server stopped":               {func(v *role.View) { v.Leader, v.Mine, v.Process, v.Role = "a", true, pg.ProcessStopped, pg.RoleUnknown }, role.Vacate},
+		"own holding, server is a standby":          {func(v *role.View) { v.Leader, v.Mine = "a", true }, role.Vacate},
+		"own holding, server does not say":          {func(v *role.View) { v.Leader, v.Mine, v.Role = "a", true, pg.RoleUnknown }, role.Wait},
+		"recorded primary, nobody leads":            {func(v *role.View) { own(v); v.Leader, v.Mine, v.MayReturn = "", false, true }, role.TakeUp},
+		"somebody has won":                          {func(v *role.View) { own(v); v.Leader, v.Mine = "", false }, role.Stop},
+		"maintenance, replica":                      {func(v *role.View) { v.Maintenance = true }, role.Keep},
+		"maintenance, no leader":                    {func(v *role.View) { v.Maintenance, v.Leader = true, "" }, role.Keep},
+		"maintenance, server stopped, no store":     {func(v *role.View) { v.Maintenance, v.StoreErr, v.Process = true, "timeout", pg.ProcessStopped }, role.Wait},
+		"maintenance, writable, no store":           {func(v *role.View) { v.Maintenance, v.StoreErr, v.Role = true, "timeout", pg.RolePrimary }, role.Keep},
+		"maintenance, writable, deposed":            {func(v *role.View) { v.Maintenance, v.Deposed, v.Role = true, true, pg.RolePrimary }, role.Stop},
+		"maintenance, writable, nobody leads":       {func(v *role.View) { own(v); v.Maintenance, v.Leader, v.Mine = true, "", false }, role.Keep},
+		"maintenance, own term":                     {func(v *role.View) { v.Maintenance, v.Office, v.Role = true, true, pg.RolePrimary }, role.Lead},
 		"store error is not an absent leader":       {func(v *role.View) { v.Leader, v.StoreErr = "", "timeout" }, role.Wait},
 		"no store and a server that has ended":      {func(v *role.View) { v.StoreErr, v.Process, v.Role = "timeout", pg.ProcessCrashed, pg.RoleUnknown }, role.Stand},
 		"no store, never a member":                  {func(v *role.View) { v.StoreErr, v.Process, v.Memory = "timeout", pg.ProcessStopped, "" }, role.Wait},

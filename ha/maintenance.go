@@ -1,0 +1,75 @@
+package ha
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pghad/pghad/dcs"
+	"github.com/pghad/pghad/ha/record"
+)
+
+// keep is what a node without a term does in maintenance: its server is left as
+// it is, and what it says of itself goes on.
+func (n *Node) keep(ctx context.Context, v look) (time.Duration, error) {
+	if v.storeErr != nil {
+		return n.cfg.Timing.Observe, nil
+	}
+	term, err := v.records.InOffice()
+	if err != nil || term.Primary == n.cfg.Name {
+		return n.cfg.Timing.Observe, nil //nolint:nilerr // nobody leads: that is what maintenance may be for
+	}
+	up, err := n.upstreamOf(v, term.Primary)
+	if err != nil {
+		return n.cfg.Timing.Observe, nil //nolint:nilerr // as above
+	}
+	if !n.follows(term, up) && n.streamsAlready(v, term, up) {
+		if err := n.goOnFollowing(ctx, v, term, up); err != nil {
+			return n.cfg.Timing.Observe, err
+		}
+	}
+	if n.counts(v) {
+		n.joinMembership(ctx)
+		n.keepSlots(ctx, v)
+	} else {
+		n.dropMembership(ctx)
+	}
+	return n.cfg.Timing.Observe, nil
+}
+
+// leaveMaintenance confirms the end of maintenance, on the node that was the
+// primary when it began: its server is what the records say, or no primary.
+// Nobody else acts before that: a primary in maintenance has no deadline. The
+// holder of `leader` confirms too, where that is somebody else by now.
+func (n *Node) leaveMaintenance(ctx context.Context, v look) error {
+	m := v.records.Maintenance
+	if v.storeErr != nil || m.Mode.Value != record.MaintenanceLeaving || n.forgotten(v.records) != "" {
+		return nil
+	}
+	leads := n.office != nil && n.office.Lease.Check() == nil && v.records.Leader.Created == n.office.Lease.Token()
+	switch {
+	case leads:
+	case m.Master.Value != n.cfg.Name:
+		return nil
+	case v.primary() || !v.stopped() && !v.standby():
+		return nil // it takes up its term, or is fenced, first
+	}
+	asked, cancel := n.request(ctx, "confirming the end of maintenance")
+	defer cancel()
+	keys := n.keys
+	err := n.cfg.Effects.run("maintenance/confirm", func() error {
+		_, err := n.cfg.Store.Commit(asked, dcs.Txn{
+			If: []dcs.Guard{
+				m.Mode.Guard(keys.Maintenance()), m.Since.Guard(keys.MaintenanceTS()), m.Master.Guard(keys.MaintenanceMaster()),
+			},
+			Then: []dcs.Op{{Key: keys.Maintenance()}, {Key: keys.MaintenanceTS()}, {Key: keys.MaintenanceMaster()}},
+		})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("empty the maintenance records: %w", err)
+	}
+	n.cfg.Logger.InfoContext(ctx, "maintenance has ended")
+	n.poke()
+	return nil
+}

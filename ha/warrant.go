@@ -1,0 +1,265 @@
+package ha
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pghad/pghad/ha/quorum"
+	"github.com/pghad/pghad/pg"
+)
+
+// unlimited is how long a warrant lasts that nothing but an end can end.
+const unlimited = 365 * 24 * time.Hour
+
+// warrant is the right of the server of one term to be written to: a lease of
+// `leader`, the promises of k recorded members, or maintenance; whichever lasts
+// longest. It is safe for use by several goroutines at once.
+type warrant struct {
+	locker *Locker
+	wake   chan struct{} // something has changed that may have shortened it
+
+	mu      sync.Mutex // never held over anything that waits
+	lease   *Lease
+	request PromiseRequest // what members are asked, but for Member
+	// claims are the records that may be in force: one, or two while the outcome
+	// of a write is unknown. Promises must satisfy each of them.
+	claims      []quorum.Config
+	promises    map[quorum.Member]promised
+	peers       []Peer
+	fit         bool // the server was seen to serve at the last look
+	maintenance bool
+	ended       error // final
+}
+
+// promised is what one member's promise is worth: a window counted from before
+// it was asked for.
+type promised struct {
+	sent   instant
+	window time.Duration
+}
+
+var _ pg.Warrant = (*warrant)(nil)
+
+func newWarrant(locker *Locker, lease *Lease, recorded quorum.Config, request PromiseRequest) *warrant {
+	w := &warrant{locker: locker, wake: make(chan struct{}, 1), promises: map[quorum.Member]promised{}}
+	w.renewed(lease, recorded, request)
+	return w
+}
+
+// renewed puts the warrant on a new lease, of the same term or of another one of
+// the same primary: then the promises that were given to the term before are void.
+func (w *warrant) renewed(lease *Lease, recorded quorum.Config, request PromiseRequest) {
+	w.mu.Lock()
+	if request.Term != w.request.Term {
+		clear(w.promises)
+	}
+	w.lease, w.request, w.claims = lease, request, []quorum.Config{recorded}
+	w.mu.Unlock()
+	context.AfterFunc(lease.Context(), w.poke)
+	w.poke()
+}
+
+func (w *warrant) poke() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Check implements pg.Warrant.
+func (w *warrant) Check() error {
+	left, err := w.left()
+	if left > 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", pg.ErrNoWarrant, err)
+}
+
+// Until implements pg.Warrant.
+func (w *warrant) Until() time.Time {
+	left, _ := w.left()
+	return w.locker.cfg.Clock.Now().Add(left)
+}
+
+// left is how long the warrant lasts if nothing renews it, and why not longer.
+func (w *warrant) left() (time.Duration, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended != nil {
+		return 0, w.ended
+	}
+	if w.maintenance {
+		return unlimited, nil
+	}
+	return max(w.lease.remaining(), w.byPromises()), w.lease.Check()
+}
+
+// remaining is how long the lease lasts if it is not renewed, by both clocks;
+// zero if it has ended.
+func (ls *Lease) remaining() time.Duration {
+	ls.locker.mu.Lock()
+	defer ls.locker.unlock()
+	if ls.ended {
+		return 0
+	}
+	return max(ls.left(), 0)
+}
+
+// byPromises is how long no other node can win an election: as long as k members
+// of each record that may be in force do not fence. The caller holds mu.
+func (w *warrant) byPromises() time.Duration {
+	least := unlimited
+	for _, claim := range w.claims {
+		if claim.K == 0 {
+			continue // every vote is needed, that of this node too
+		}
+		var lefts []time.Duration
+		for _, m := range claim.Members {
+			if p, ok := w.promises[m]; ok {
+				lefts = append(lefts, p.window-w.locker.since(p.sent))
+			}
+		}
+		if len(lefts) < claim.K {
+			return 0
+		}
+		slices.SortFunc(lefts, func(a, b time.Duration) int { return int(b - a) })
+		least = min(least, lefts[claim.K-1])
+	}
+	return max(least, 0)
+}
+
+// leaseLeft is how long the lease lasts if it is not renewed.
+func (w *warrant) leaseLeft() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.lease.remaining()
+}
+
+// end ends the warrant for good.
+func (w *warrant) end(cause error) {
+	w.mu.Lock()
+	if w.ended == nil {
+		w.ended = cause
+	}
+	w.mu.Unlock()
+	w.poke()
+}
+
+// propose adds a record that is about to be written.
+func (w *warrant) propose(next quorum.Config) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.claims = append(w.claims, next)
+}
+
+// settle says that one record is in force and no other one can come.
+func (w *warrant) settle(recorded quorum.Config) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.claims = []quorum.Config{recorded}
+}
+
+// settled is the record in force, if there is only one that may be.
+func (w *warrant) settled() (quorum.Config, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.claims[0], len(w.claims) == 1
+}
+
+// seen notes what the last look has shown.
+func (w *warrant) seen(fit, maintenance bool, peers []Peer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.fit, w.maintenance = fit, maintenance
+	if peers != nil {
+		w.peers = peers
+	}
+}
+
+// guard stops the server when the warrant ends, whatever the loop is waiting
+// for. It returns when that is done, or nil at once when the warrant is ended by
+// ErrReleased: then the caller has stopped the server.
+func (w *warrant) guard(stop func(cause error) error) error {
+	look := max(w.locker.timing.Margin/2, 1)
+	for {
+		left, err := w.left()
+		switch {
+		case errors.Is(err, ErrReleased):
+			return nil
+		case left <= 0:
+			w.end(err)
+			return stop(err)
+		}
+		if w.leaseLeft() <= 0 {
+			// Promises are counted by both clocks, of which a timer sees only one.
+			left = min(left, look)
+		}
+		timer := w.locker.cfg.Clock.AfterFunc(left, w.poke)
+		<-w.wake
+		timer.Stop()
+	}
+}
+
+// ask asks all members of the records that may be in force for promises, and
+// counts those that come. It returns when all have answered or their time is up.
+func (w *warrant) ask(ctx context.Context, peers Peers) {
+	var wait sync.WaitGroup
+	for _, q := range w.questions() {
+		peer, ask, m := q.peer, q.ask, q.ask.Member
+		wait.Go(func() {
+			sent := w.locker.now()
+			promise, err := peers.AskPromise(ctx, peer, ask)
+			switch {
+			case err != nil:
+				w.locker.log.DebugContext(ctx, "no answer to the request for a promise", "member", m.String(), "error", err)
+			case !promise.Given || promise.Member != m:
+				w.locker.log.DebugContext(ctx, "no promise", "member", m.String(), "why", promise.Why)
+			default:
+				w.count(ask.Term, m, promised{sent: sent, window: w.locker.timing.window(ask.For)})
+			}
+		})
+	}
+	wait.Wait()
+}
+
+func (w *warrant) count(term uint64, m quorum.Member, p promised) {
+	w.mu.Lock()
+	if before, ok := w.promises[m]; term == w.request.Term && (!ok || p.sent.clock.After(before.sent.clock)) {
+		w.promises[m] = p
+	}
+	w.mu.Unlock()
+	w.poke()
+}
+
+type promiseQuestion struct {
+	peer Peer
+	ask  PromiseRequest
+}
+
+// questions are what to ask whom: all members of the records that may be in
+// force, sorted; nobody if the server does not serve.
+func (w *warrant) questions() []promiseQuestion {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.fit || w.ended != nil {
+		return nil
+	}
+	var all []quorum.Member
+	for _, claim := range w.claims {
+		all = append(all, claim.Members...)
+	}
+	slices.SortFunc(all, quorum.Member.Compare)
+	var questions []promiseQuestion
+	for _, m := range slices.Compact(all) {
+		if i := slices.IndexFunc(w.peers, func(p Peer) bool { return p.Name == m.Node }); i >= 0 {
+			ask := w.request
+			ask.Member = m
+			questions = append(questions, promiseQuestion{peer: w.peers[i], ask: ask})
+		}
+	}
+	return questions
+}
