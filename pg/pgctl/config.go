@@ -81,6 +81,11 @@ type Config struct {
 	// itself before it ends its receiver, and ten times that before it restarts
 	// it. Default: 200 ms.
 	FencePatience time.Duration
+	// YieldPatience is how long Yield waits for standbys that are not its target:
+	// before it stops the server, to learn which of them are fit, and again while
+	// the server stops, before it ends their walsenders. The target has five times
+	// that to show that it is fit. Default: 300 ms.
+	YieldPatience time.Duration
 	// PromoteTimeout is the outer deadline of a promotion that has begun. It is
 	// doubled by each promotion that exceeds it. Default: 1 min.
 	PromoteTimeout time.Duration
@@ -165,6 +170,7 @@ func (cfg *Config) defaults() {
 		&cfg.ReloadTimeout:    10 * time.Second,
 		&cfg.KillAfter:        500 * time.Millisecond,
 		&cfg.FencePatience:    200 * time.Millisecond,
+		&cfg.YieldPatience:    300 * time.Millisecond,
 		&cfg.PromoteTimeout:   time.Minute,
 		&cfg.SourceTimeout:    time.Minute,
 		&cfg.Poll:             5 * time.Millisecond,

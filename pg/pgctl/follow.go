@@ -27,12 +27,15 @@ func (c *Controller) Follow(ctx context.Context, up pg.Upstream) error {
 }
 
 // identifyQuery is what the replication protocol does not say.
-const identifyQuery = `SELECT pg_is_in_recovery(), (SELECT timeline_id FROM pg_control_checkpoint()),
- CASE WHEN pg_is_in_recovery() THEN greatest(coalesce(pg_last_wal_receive_lsn(), '0/0'), coalesce(pg_last_wal_replay_lsn(), '0/0'))
-  ELSE pg_current_wal_flush_lsn() END`
+const identifyQuery = `SELECT pg_is_in_recovery(), (SELECT timeline_id FROM pg_control_checkpoint())`
 
 // Identify implements ha.Follower. One connection does it all: a walsender that
 // is connected to a database speaks both protocols.
+//
+// Position and timeline are of one answer, in which a standby says of its
+// received WAL only what is of the timeline that it replays: the functions of
+// SQL, asked one after another, could pair a timeline with a position that lies
+// on the next one.
 func (c *Controller) Identify(ctx context.Context, up pg.Upstream) (pg.Remote, error) {
 	remote, err := c.identify(ctx, up)
 	if err != nil {
@@ -49,29 +52,35 @@ func (c *Controller) identify(ctx context.Context, up pg.Upstream) (remote pg.Re
 	defer s.close()
 	ctx, cancel := c.short(ctx, "identification of "+up.Address())
 	defer cancel()
-	if remote.Lineage.Timeline > 1 {
-		text, err := historyText(ctx, s, remote.Lineage.Timeline)
-		if err != nil {
-			return remote, err
-		}
-		if remote.Lineage.History, err = pg.ParseHistory(text); err != nil {
-			return remote, fmt.Errorf("history of timeline %d: %w", remote.Lineage.Timeline, err)
-		}
-	}
 	row, err := s.row(ctx, identifyQuery)
 	if err != nil {
 		return remote, err
 	}
-	remote.Standby = row[0] == "t"
 	if remote.CheckpointTimeline, err = pg.ParseTimeline(row[1]); err != nil {
 		return remote, err
 	}
-	remote.Flushed, err = pg.ParseLSN(row[2])
-	return remote, err
+	if remote.Standby = row[0] == "t"; !remote.Standby {
+		// It may have been promoted since it said its timeline; once a primary it
+		// stays one. A standby has been one then, too.
+		if err := askSystem(ctx, s, &remote); err != nil {
+			return remote, err
+		}
+	}
+	if remote.Lineage.Timeline == 1 {
+		return remote, nil
+	}
+	text, err := historyText(ctx, s, remote.Lineage.Timeline)
+	if err != nil {
+		return remote, err
+	}
+	if remote.Lineage.History, err = pg.ParseHistory(text); err != nil {
+		return remote, fmt.Errorf("history of timeline %d: %w", remote.Lineage.Timeline, err)
+	}
+	return remote, nil
 }
 
 // greet opens a replication connection to another server and asks for its
-// system and timeline.
+// system, timeline and position.
 func (c *Controller) greet(ctx context.Context, up pg.Upstream) (_ *session, remote pg.Remote, err error) {
 	if up.IsZero() {
 		return nil, remote, errors.New("no address was given")
@@ -98,11 +107,14 @@ func askSystem(ctx context.Context, s *session, remote *pg.Remote) error {
 	if err != nil {
 		return err
 	}
-	if len(row) < 2 {
+	if len(row) < 3 {
 		return fmt.Errorf("IDENTIFY_SYSTEM answered %d columns", len(row))
 	}
 	remote.SystemID = row[0]
-	remote.Lineage.Timeline, err = pg.ParseTimeline(row[1])
+	if remote.Lineage.Timeline, err = pg.ParseTimeline(row[1]); err != nil {
+		return err
+	}
+	remote.Flushed, err = pg.ParseLSN(row[2])
 	return err
 }
 

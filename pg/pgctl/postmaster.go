@@ -12,25 +12,21 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/pghad/pghad/internal/timectx"
 	"github.com/pghad/pghad/pg"
 )
 
 // postmaster is a running server, started by this controller or found running.
 type postmaster struct {
 	pid   int
-	gone  chan struct{} // closed when the postmaster has ended and the controller knows
-	log   int64         // where its messages begin in the log file
-	asked bool          // somebody called Stop; guarded by Controller.mu
+	send  func(syscall.Signal) error // to this process, never to a later one of its number
+	gone  chan struct{}              // closed when the postmaster has ended and the controller knows
+	log   int64                      // where its messages begin in the log file
+	asked bool                       // somebody called Stop; guarded by Controller.mu
 }
 
 // signal sends a signal, except to a process that has ended.
 func (p *postmaster) signal(s syscall.Signal) error {
-	err := syscall.Kill(p.pid, s)
-	if errors.Is(err, syscall.ESRCH) {
-		return nil
-	}
-	if err != nil {
+	if err := p.send(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("send %v to postmaster %d: %w", s, p.pid, err)
 	}
 	return nil
@@ -62,7 +58,10 @@ func (c *Controller) spawn() (*postmaster, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
-	server := &postmaster{pid: cmd.Process.Pid, gone: make(chan struct{}), log: size}
+	server := &postmaster{
+		pid: cmd.Process.Pid, gone: make(chan struct{}), log: size,
+		send: func(s syscall.Signal) error { return cmd.Process.Signal(s) },
+	}
 	c.arrived(server)
 	go func() { // its owner is the postmaster: it ends with it, see Close
 		err := cmd.Wait()
@@ -81,21 +80,24 @@ func (c *Controller) adopt() *postmaster {
 	if pid == 0 || !isServerProcess(pid, c.cfg.DataDir) {
 		return nil
 	}
+	process, err := openServerProcess(pid, c.cfg.DataDir)
+	if err != nil {
+		return nil // it has just ended
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.server != nil || c.closed {
+		process.close()
 		return c.server
 	}
 	c.log.Info("a running PostgreSQL is taken over", "pid", pid)
-	server := &postmaster{pid: pid, gone: make(chan struct{})}
+	server := &postmaster{pid: pid, gone: make(chan struct{}), send: process.signal}
 	c.arrive(server)
 	c.tasks.Go(func() {
-		for isServerProcess(pid, c.cfg.DataDir) {
-			if timectx.Sleep(c.lifetime, c.clock, 2*c.cfg.Poll) != nil {
-				return
-			}
+		defer process.close()
+		if process.wait(c.lifetime, c.clock, 2*c.cfg.Poll, c.cfg.DataDir) == nil {
+			c.departed(server, nil)
 		}
-		c.departed(server, nil)
 	})
 	return server
 }

@@ -2,6 +2,7 @@ package pgctl
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,9 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // serverProcesses returns the live processes of a server on dataDir, sorted:
@@ -78,3 +82,72 @@ func blockings(pid int) (uint64, error) {
 
 // killGroup kills a process that leads a group, and the group.
 func killGroup(pid int) { _ = syscall.Kill(-pid, syscall.SIGKILL) } // it may be gone already
+
+// openPidfd opens a process as a file that becomes readable when it has ended;
+// nil, without error, where the kernel has no such files or cannot poll them.
+func openPidfd(pid int) (*os.File, error) {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, os.ErrProcessDone
+	}
+	if err != nil {
+		return nil, nil //nolint:nilerr,nilnil // an old kernel, or one that does not allow it
+	}
+	file := os.NewFile(uintptr(fd), "pidfd "+strconv.Itoa(pid))
+	if file.SetReadDeadline(time.Time{}) != nil {
+		_ = file.Close() // nothing was read
+		return nil, nil  //nolint:nilnil // it cannot be polled
+	}
+	return file, nil
+}
+
+func signalPidfd(file *os.File, s syscall.Signal) error {
+	return withFd(file, func(fd int) error { return unix.PidfdSendSignal(fd, s, nil, 0) })
+}
+
+func withFd(file *os.File, use func(fd int) error) error {
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var used error
+	err = conn.Control(func(fd uintptr) { used = use(int(fd)) }) //nolint:gosec // a descriptor
+	return errors.Join(err, used)
+}
+
+// awaitPidfd blocks until the process has ended, or ctx ends.
+func awaitPidfd(ctx context.Context, file *os.File) error {
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) }) // long ago
+	defer stop()
+	err = conn.Read(func(fd uintptr) bool {
+		ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}} //nolint:gosec // a descriptor
+		n, err := unix.Poll(ready, 0)
+		return err == nil && n > 0
+	})
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
+	return err
+}
+
+// isWalsenderOf reports whether pid is a walsender and a child of postmaster: by
+// the title that PostgreSQL gives its processes, whatever update_process_title
+// says, and by its parent.
+func isWalsenderOf(pid, postmaster int) bool {
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
+	title, err := os.ReadFile(filepath.Join(proc, "cmdline")) //nolint:gosec // a file of /proc
+	if err != nil || !bytes.HasPrefix(title, []byte("postgres: ")) || !bytes.Contains(title, []byte("walsender ")) {
+		return false
+	}
+	stat, err := os.ReadFile(filepath.Join(proc, "stat")) //nolint:gosec // a file of /proc
+	if err != nil {
+		return false
+	}
+	// pid (name) state parent ...; the name may hold anything.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	return len(fields) > 1 && fields[0] != "Z" && fields[1] == strconv.Itoa(postmaster)
+}

@@ -3,6 +3,8 @@
 package pgctl
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -34,3 +36,13 @@ func blockings(int) (uint64, error) {
 }
 
 func killGroup(pid int) { _ = syscall.Kill(-pid, syscall.SIGKILL) } // it may be gone already
+
+func openPidfd(int) (*os.File, error) { return nil, nil } //nolint:nilnil // there is no such thing here
+
+func signalPidfd(*os.File, syscall.Signal) error { return errors.ErrUnsupported }
+
+func awaitPidfd(context.Context, *os.File) error { return errors.ErrUnsupported }
+
+// isWalsenderOf cannot look at another process without a library of the system:
+// PostgreSQL has just called it one.
+func isWalsenderOf(pid, _ int) bool { return syscall.Kill(pid, 0) == nil }
