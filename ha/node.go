@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/benbjohnson/clock"
@@ -89,6 +90,8 @@ type Node struct {
 	broken     string    // why the server does not start on its own data, "" if it does
 	noRewind   string    // why a rewind of this data was found impossible
 
+	gaveUp atomic.Bool // the server could not be stopped: locks are not renewed any more
+
 	mu     sync.Mutex // guards status only; never held over anything that waits
 	status NodeStatus
 }
@@ -160,6 +163,12 @@ func (n *Node) assemble() error {
 	n.locker, err = NewLocker(LockerConfig{
 		Store: cfg.Store, TTL: cfg.Timing.TTL, RenewEvery: cfg.Timing.RenewEvery, Margin: cfg.Timing.Margin,
 		Request: cfg.Timing.Request, MaxDrift: cfg.Timing.MaxDrift, Clock: cfg.Clock, Wall: cfg.Wall, Logger: cfg.Logger,
+		Gate: func(context.Context) error {
+			if n.gaveUp.Load() {
+				return errors.New("the node has ended and its server could not be stopped")
+			}
+			return nil
+		},
 	})
 	if err != nil {
 		return fmt.Errorf("node: %w", err)
@@ -462,6 +471,10 @@ func (n *Node) shutdown(ctx context.Context) error {
 	}
 	if err != nil {
 		n.cfg.Logger.ErrorContext(ctx, "server still runs, its locks are left to expire", "error", err)
+		n.gaveUp.Store(true)
+		if n.office != nil {
+			n.leaveOffice(ctx, err)
+		}
 		return err
 	}
 	if n.office != nil {
