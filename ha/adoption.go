@@ -205,7 +205,7 @@ func (a *adoption) isHolding(kv dcs.KV) bool {
 	a.locker.mu.Lock()
 	defer a.locker.unlock()
 	return kv.Created == a.token || kv.Session == a.session.id && kv.Created > a.token &&
-		slices.Contains(a.session.orphans, orphan{key: a.key, adopted: a.token})
+		slices.ContainsFunc(a.session.orphans, func(o orphan) bool { return o.key == a.key && o.adopted == a.token })
 }
 
 // win makes the lease, and forgets the earlier ones.
@@ -218,7 +218,7 @@ func (a *adoption) win(ctx context.Context, kv dcs.KV) (*Lease, error) {
 		l.unlock()
 		return nil, fmt.Errorf("%w: it was moved to session %s, whose time was up when the reply came: %w", dcs.ErrAmbiguous, s.id, cause)
 	}
-	s.orphans = slices.DeleteFunc(s.orphans, func(o orphan) bool { return o.key == a.key && o.adopted != 0 })
+	s.forgetAdoptions(a.key)
 	ls := a.lease(ctx, kv.Created, kv.Revision)
 	idle := l.forget(s, a.key)
 	l.note(func(log *slog.Logger) {
@@ -270,6 +270,9 @@ func (a *adoption) lose(err error) error {
 	defer l.unlock()
 	a.unclaim()
 	fenced := errors.Is(err, ErrFenced) // nothing can land any more
+	if fenced || a.unknown > 0 {
+		s.forgetAdoptions(a.key)
+	}
 	if a.unknown > 0 && !fenced {
 		s.doubt(orphan{key: a.key, adopted: a.token})
 	}

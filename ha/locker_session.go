@@ -50,10 +50,11 @@ type orphan struct {
 	// token is the incarnation to delete. Zero: a write with an unknown outcome
 	// may still create the key, at any time while the session lives.
 	token dcs.Revision
-	// adopted is the holding that an adoption with an unknown outcome may still
-	// bring, or has brought, under this session. It is spared until the renewal
-	// after the next, so that the adoption can be repeated.
+	// adopted is the token of the holding that an adoption with an unknown
+	// outcome may still bring, or has brought, under this session. So that the
+	// adoption can be repeated the next sweep spares it.
 	adopted dcs.Revision
+	spared  bool // by one sweep
 }
 
 // note keeps a line for the log until mu is free. The caller holds mu.
@@ -255,37 +256,37 @@ func (s *lockerSession) renew() (sent instant, err error) {
 }
 
 // prove asks the store whether the keys of all leases in force are still what
-// they were, and ends those of which they are not.
+// they were, and ends those of which they are not. As long as nobody writes to
+// them that is one transaction.
 func (s *lockerSession) prove() error {
-	var err error
-	for range attempts {
-		held := s.inForce()
-		if err = s.check(held); !errors.Is(err, dcs.ErrConflict) {
-			return err
-		}
-		if err := s.fence(held); err != nil {
-			return err
-		}
+	held, guards := s.inForce()
+	err := s.check(guards)
+	if errors.Is(err, dcs.ErrConflict) {
+		return s.fence(held)
 	}
 	return err
 }
 
-// inForce lists the leases in force.
-func (s *lockerSession) inForce() []*Lease {
+// inForce lists the leases in force, and what proves them. A guard by the token
+// alone would not do: where a store keeps the token of a key that is moved, it
+// holds as well for a key that vanishes with another session.
+func (s *lockerSession) inForce() (held []*Lease, guards []dcs.Guard) {
 	s.locker.mu.Lock()
 	defer s.locker.unlock()
-	return slices.DeleteFunc(slices.Clone(s.leases), func(ls *Lease) bool { return ls.ended })
+	for _, ls := range s.leases {
+		if !ls.ended {
+			held = append(held, ls)
+			guards = append(guards, dcs.Guard{Key: ls.key, Created: ls.token, Revision: ls.revision})
+		}
+	}
+	return held, guards
 }
 
-// check is nil if the guards of all leases hold, dcs.ErrConflict if not.
-func (s *lockerSession) check(held []*Lease) error {
-	for some := range slices.Chunk(held, guardsPerTxn) {
-		txn := dcs.Txn{If: make([]dcs.Guard, 0, len(some))}
-		for _, ls := range some {
-			txn.If = append(txn.If, ls.Guard())
-		}
+// check is nil if all guards hold, dcs.ErrConflict if not.
+func (s *lockerSession) check(guards []dcs.Guard) error {
+	for some := range slices.Chunk(guards, guardsPerTxn) {
 		err := s.call(s.ctx, "proving the locks of session "+string(s.id), func(ctx context.Context) error {
-			_, err := s.locker.cfg.Store.Commit(ctx, txn)
+			_, err := s.locker.cfg.Store.Commit(ctx, dcs.Txn{If: some})
 			return err
 		})
 		if err != nil {
@@ -295,8 +296,9 @@ func (s *lockerSession) check(held []*Lease) error {
 	return nil
 }
 
-// fence reads the keys of the leases, and ends those of which the key is gone
-// or another one.
+// fence reads the keys of the leases, which proves those that are still there,
+// and ends the others: their key is gone, another incarnation, or bound to
+// another session. A key that somebody has unbound is still the lease's.
 func (s *lockerSession) fence(held []*Lease) error {
 	l := s.locker
 	for _, ls := range held {
@@ -304,18 +306,22 @@ func (s *lockerSession) fence(held []*Lease) error {
 		if err != nil && !errors.Is(err, dcs.ErrNotFound) {
 			return err
 		}
-		if err == nil && kv.Created == ls.token {
-			continue
-		}
 		l.mu.Lock()
-		ls.end(ErrFenced)
-		ls.gone = true
-		s.drop(ls)
-		s.settle()
+		if err == nil && kv.Created == ls.token && !elsewhere(kv, s.id) {
+			ls.revision = kv.Revision
+		} else {
+			ls.end(ErrFenced)
+			ls.gone = true
+			s.drop(ls)
+			s.settle()
+		}
 		l.unlock()
 	}
 	return nil
 }
+
+// elsewhere reports whether a key is bound to another session.
+func elsewhere(kv dcs.KV, id dcs.SessionID) bool { return kv.Session != "" && kv.Session != id }
 
 // sweep deletes keys that exist under this session without a lease. It is best
 // effort: what it does not reach now it finds at the next renewal.
@@ -344,13 +350,20 @@ func (s *lockerSession) sweep() {
 	s.settle()
 }
 
-// spare lets an orphan be for once: at the next renewal it is like any other.
+// spare lets an orphan be for this time, and makes it like any other if that
+// was done before. While it is in use it is nobody's orphan.
 func (s *lockerSession) spare(o orphan) {
 	s.locker.mu.Lock()
 	defer s.locker.unlock()
-	if s.user(o.key) == nil {
+	switch {
+	case s.user(o.key) != nil || !slices.Contains(s.orphans, o):
+		return
+	case o.spared:
 		s.forgetOrphan(o)
 		s.doubt(orphan{key: o.key})
+	default:
+		s.forgetOrphan(o)
+		s.doubt(orphan{key: o.key, adopted: o.adopted, spared: true})
 	}
 }
 
@@ -363,7 +376,7 @@ func (s *lockerSession) remove(o orphan) (gone bool, err error) {
 		return true, nil
 	case err != nil:
 		return false, err
-	case kv.Session != s.id || o.token != 0 && kv.Created != o.token:
+	case o.token == 0 && kv.Session != s.id, o.token != 0 && (kv.Created != o.token || elsewhere(kv, s.id)):
 		return true, nil
 	case o.token == 0 && s.wanted(o.key):
 		return false, nil
@@ -377,12 +390,13 @@ func (s *lockerSession) remove(o orphan) (gone bool, err error) {
 	return true, nil
 }
 
-// wanted reports whether the key is held or being acquired: then what stands
-// there may be no orphan.
+// wanted reports whether the key is held or being acquired, or may be adopted
+// again: then what stands there may be no orphan.
 func (s *lockerSession) wanted(key string) bool {
 	s.locker.mu.Lock()
 	defer s.locker.unlock()
-	return s.user(key) != nil
+	return s.user(key) != nil ||
+		slices.ContainsFunc(s.orphans, func(o orphan) bool { return o.key == key && o.adopted != 0 })
 }
 
 // user says who holds or acquires the key under this session, as the error for
@@ -420,6 +434,12 @@ func (s *lockerSession) doubt(o orphan) {
 // forgetOrphan is the opposite of doubt. The caller holds mu.
 func (s *lockerSession) forgetOrphan(o orphan) {
 	s.orphans = slices.DeleteFunc(s.orphans, func(other orphan) bool { return other == o })
+}
+
+// forgetAdoptions drops what adoptions of the key have left: none of them can
+// land any more, and what they brought is known. The caller holds mu.
+func (s *lockerSession) forgetAdoptions(key string) {
+	s.orphans = slices.DeleteFunc(s.orphans, func(o orphan) bool { return o.key == key && o.adopted != 0 })
 }
 
 // settle ends the session if it has orphans and nothing to lose. An adoption
@@ -591,10 +611,10 @@ func (l *Locker) insist(ctx context.Context, what string, do func(context.Contex
 	}
 }
 
-// deleteKey deletes a lock's key if it still is the incarnation of kv under the
-// session of kv, whatever has been written to it since; in another session it
-// is a holding that was adopted there. Nil proves that it is not there any
-// more.
+// deleteKey deletes a lock's key if it still is the incarnation of kv, whatever
+// has been written to it since, and not bound to another session than kv: that
+// would be a holding that was adopted there. Nil proves that it is not there
+// any more.
 //
 // Each deletion is bound to the revision that was read: one that gets lost, and
 // lands after the holding was adopted, finds another revision.
@@ -610,7 +630,7 @@ func (l *Locker) deleteKey(ctx context.Context, kv dcs.KV) error {
 			return nil
 		case err != nil:
 			return err
-		case now.Created != kv.Created || now.Session != kv.Session:
+		case now.Created != kv.Created || elsewhere(now, kv.Session):
 			return nil
 		}
 		kv.Revision = now.Revision
