@@ -465,31 +465,112 @@ func TestAdoptWhatAnAttemptHasLeft(t *testing.T) {
 	})
 }
 
-// TestAdoptTooLate: the machine sleeps while the reply is on its way. What was
+// TestAdoptTooLate: the machine sleeps while a reply is on its way. What was
 // moved may be moved again while its session lives.
 func TestAdoptTooLate(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newLockWorld(t)
-		wall := &steppedWall{}
-		l, f := w.node("a", func(cfg *ha.LockerConfig) { cfg.Wall = wall.now })
-		old := w.loseHolding(l, f)
-		other, err := l.TryAcquire(background, lockKey+"/other", nil)
-		require.NoError(t, err)
-		f.setRule(first(1, func(c storeCall) bool {
-			if adopting(c) {
-				wall.step(time.Minute)
-				return true
-			}
-			return false
-		}, fault{reply: time.Millisecond}))
-		_, err = l.Adopt(background, lockKey, old.Token(), nil, dcs.Txn{})
-		require.ErrorIs(t, err, dcs.ErrAmbiguous)
-		require.Equal(t, other.Session(), w.key(lockKey).Session)
-		lease, err := l.Adopt(background, lockKey, old.Token(), nil, dcs.Txn{})
-		require.NoError(t, err)
-		require.NoError(t, other.Release(background))
-		w.requireInForce(lease)
+	for _, kind := range []string{callCommit, callGet} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newLockWorld(t)
+				wall := &steppedWall{}
+				l, f := w.node("a", func(cfg *ha.LockerConfig) { cfg.Wall = wall.now })
+				old := w.loseHolding(l, f)
+				other, err := l.TryAcquire(background, lockKey+"/other", nil)
+				require.NoError(t, err)
+				sent := false
+				f.setRule(func(c storeCall) fault {
+					sent = sent || adopting(c)
+					if sent && c.kind == kind {
+						wall.step(time.Minute)
+					}
+					return fault{}
+				})
+				_, err = l.Adopt(background, lockKey, old.Token(), nil, dcs.Txn{})
+				f.setRule(nil)
+				require.ErrorIs(t, err, dcs.ErrAmbiguous)
+				require.Equal(t, other.Session(), w.key(lockKey).Session)
+				lease, err := l.Adopt(background, lockKey, old.Token(), nil, dcs.Txn{})
+				require.NoError(t, err)
+				require.NoError(t, other.Release(background))
+				w.requireInForce(lease)
+			})
+		})
+	}
+}
+
+// TestAdoptLosesAtOnce: the transaction has landed, and before its token is known
+// the key is deleted, or taken into another session.
+func TestAdoptLosesAtOnce(t *testing.T) {
+	t.Parallel()
+	for _, deleted := range []bool{true, false} {
+		for _, with := range []bool{false, true} {
+			t.Run(fmt.Sprintf("deleted %t, with operations %t", deleted, with), func(t *testing.T) {
+				t.Parallel()
+				adoptionTest(t, func(t *testing.T, w *lockWorld) {
+					l, f := w.node("a")
+					old := w.loseHolding(l, f)
+					var txn dcs.Txn
+					if with {
+						txn = w.recording("1")
+					}
+					op := dcs.Op{Key: lockKey, Delete: deleted}
+					if !deleted {
+						op.Session = old.Session()
+					}
+					sent := false
+					f.setRule(func(c storeCall) fault {
+						if sent && c.kind == callGet {
+							_, err := w.admin.Commit(background, dcs.Txn{Then: []dcs.Op{op}})
+							assert.NoError(t, err)
+							sent = false
+						}
+						sent = sent || adopting(c)
+						return fault{}
+					})
+					_, err := l.Adopt(background, lockKey, old.Token(), nil, txn)
+					require.ErrorIs(t, err, ha.ErrFenced)
+					require.Equal(t, with, errors.Is(err, dcs.ErrAmbiguous))
+					require.Equal(t, with, w.exists(recordKey))
+				})
+			})
+		}
+	}
+}
+
+// TestAdoptIsBounded: an adoption waits neither for a context that has ended,
+// nor for the old session to be closed.
+func TestAdoptIsBounded(t *testing.T) {
+	t.Parallel()
+	t.Run("context", func(t *testing.T) {
+		t.Parallel()
+		adoptionTest(t, func(t *testing.T, w *lockWorld) {
+			l, f := w.node("a")
+			old := w.loseHolding(l, f)
+			ctx, cancel := context.WithCancel(background)
+			time.AfterFunc(100*time.Millisecond, cancel)
+			f.setRule(first(9, adopting, fault{fail: true, lost: true}))
+			start := time.Now()
+			_, err := l.Adopt(ctx, lockKey, old.Token(), nil, dcs.Txn{})
+			require.ErrorIs(t, err, dcs.ErrAmbiguous)
+			require.Equal(t, 100*time.Millisecond, time.Since(start))
+		})
+	})
+	t.Run("old session", func(t *testing.T) {
+		t.Parallel()
+		adoptionTest(t, func(t *testing.T, w *lockWorld) {
+			l, f := w.node("a")
+			old := w.loseHolding(l, f)
+			f.setRule(func(c storeCall) fault { return fault{lost: c.kind == callEnd, reply: time.Millisecond} })
+			start := time.Now()
+			lease, err := l.Adopt(background, lockKey, old.Token(), nil, dcs.Txn{})
+			require.NoError(t, err)
+			require.LessOrEqual(t, time.Since(start), ha.DefaultRequest+10*time.Millisecond)
+			require.NoError(t, old.Release(background))
+			w.requireInForce(lease)
+			require.False(t, w.cluster.Expire(old.Session()), "it has expired")
+		})
 	})
 }
 

@@ -2,6 +2,7 @@ package ha_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -75,6 +76,56 @@ func TestLeaseValueRewritten(t *testing.T) {
 		require.NoError(t, lease.Check())
 		require.NoError(t, lease.Release(background))
 		require.False(t, w.exists(lockKey))
+	})
+}
+
+// TestLeaseRewrittenByHand: what somebody writes to the key of a lock, and
+// thereby unbinds it, does not end the lease, nor keep it from being released.
+func TestLeaseRewrittenByHand(t *testing.T) {
+	t.Parallel()
+	for _, wait := range []time.Duration{0, time.Minute} {
+		for _, session := range []bool{true, false} {
+			t.Run(fmt.Sprintf("released after %s, bound %t", wait, session), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					w := newLockWorld(t)
+					l, _ := w.node("a")
+					_, err := l.TryAcquire(background, lockKey+"/other", nil)
+					require.NoError(t, err)
+					lease, err := l.TryAcquire(background, lockKey, []byte("1"))
+					require.NoError(t, err)
+					op := dcs.Op{Key: lockKey, Value: []byte("2")}
+					if session {
+						op.Session = lease.Session()
+					}
+					_, err = w.admin.Commit(background, dcs.Txn{Then: []dcs.Op{op}})
+					require.NoError(t, err)
+					time.Sleep(wait)
+					require.NoError(t, lease.Check())
+					require.NoError(t, lease.Release(background))
+					require.False(t, w.exists(lockKey))
+				})
+			})
+		}
+	}
+}
+
+// TestLeaseReleaseUnreadable: after an unknown outcome it cannot be read whether
+// the key is gone.
+func TestLeaseReleaseUnreadable(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newLockWorld(t)
+		l, f := w.node("a")
+		_, err := l.TryAcquire(background, lockKey+"/other", nil)
+		require.NoError(t, err)
+		lease, err := l.TryAcquire(background, lockKey, nil)
+		require.NoError(t, err)
+		f.setRule(func(c storeCall) fault { return fault{fail: c.kind == callGet || c.deletes(lockKey)} })
+		require.Error(t, lease.Release(background))
+		f.setRule(nil)
+		require.False(t, w.exists(lockKey))
+		require.NoError(t, lease.Release(background))
 	})
 }
 
