@@ -207,10 +207,10 @@ func TestList(t *testing.T) {
 	}
 	address := server.Endpoints()[0]
 	got := pghad(t.Context(), "list", "--cluster", "orders", "--dcs-endpoints", address)
-	require.Equal(t, result{0, `cluster   orders
-leader    a, term 1, timeline 1
-quorum    each commit is on a and any 1 of b (mode quorum, version 2)
-election  1, taken by a
+	require.Equal(t, result{0, `cluster      orders
+leader       a, term 1, timeline 1
+quorum       each commit is on a and any 1 of b (mode quorum, version 2)
+election     1, taken by a
 
 NODE  ROLE     STATE      TIMELINE  WAL    REPLAYED  LAG  SYNC  QUORUM   PLEDGE  WHY
 a     leader   absent     -         -      -         -    -     primary  -
@@ -227,8 +227,8 @@ b     replica  streaming  1         0/100  0/F0      -    -     member   1
 	require.EqualValues(t, 1, view.Term)
 
 	got = pghad(t.Context(), "list", "--cluster", "orders", "--namespace", "elsewhere", "--dcs-endpoints", address)
-	require.Equal(t, result{0, `cluster   orders
-leader    none in office: the cluster has not been created yet: a node with bootstrap: true does it
+	require.Equal(t, result{0, `cluster      orders
+leader       none in office: the cluster has not been created yet: a node with bootstrap: true does it
 `, ""}, got)
 }
 

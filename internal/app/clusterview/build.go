@@ -14,32 +14,41 @@ import (
 
 // Read reads the records of a cluster once. Its errors are those of List.
 func Read(ctx context.Context, store dcs.Store, namespace, cluster string) (View, error) {
+	records, err := ReadRecords(ctx, store, namespace, cluster)
+	if err != nil {
+		return View{}, err
+	}
+	return Build(namespace, cluster, records), nil
+}
+
+// ReadRecords reads what Build and Explain are made from. Its errors are those
+// of List.
+func ReadRecords(ctx context.Context, store dcs.Store, namespace, cluster string) (record.Cluster, error) {
 	keys, err := record.NewKeys(namespace, cluster)
 	if err != nil {
-		return View{}, fmt.Errorf("records of the cluster: %w", err)
+		return record.Cluster{}, fmt.Errorf("records of the cluster: %w", err)
 	}
 	kvs, err := store.List(ctx, keys.Prefix())
 	if err != nil {
-		return View{}, fmt.Errorf("read the records under %s: %w", keys.Prefix(), err)
+		return record.Cluster{}, fmt.Errorf("read the records under %s: %w", keys.Prefix(), err)
 	}
-	return Build(namespace, cluster, record.Parse(keys, kvs)), nil
+	return record.Parse(keys, kvs), nil
 }
 
 // Build makes the picture of what the records say.
 func Build(namespace, cluster string, records record.Cluster) View {
 	v := View{
-		Namespace: namespace,
-		Cluster:   cluster,
-		SystemID:  records.Initialize.Value,
-		Leader:    records.Leader.Holder,
-		Timeline:  records.Timeline.Value,
-		Quorum:    buildQuorum(records),
-		Election:  buildElection(records),
-		Nodes:     []Node{},
-		Problems:  []string{},
-	}
-	for _, err := range records.Errs {
-		v.Problems = append(v.Problems, err.Error())
+		Namespace:   namespace,
+		Cluster:     cluster,
+		SystemID:    records.Initialize.Value,
+		Leader:      records.Leader.Holder,
+		Timeline:    records.Timeline.Value,
+		Quorum:      buildQuorum(records),
+		Election:    buildElection(records),
+		Switchover:  buildSwitchover(records),
+		Maintenance: buildMaintenance(records),
+		Nodes:       []Node{},
+		Problems:    problems(records),
 	}
 	if term, err := records.InOffice(); err == nil {
 		v.Term, v.Timeline = term.ID, term.Timeline
@@ -56,6 +65,18 @@ func Build(namespace, cluster string, records record.Cluster) View {
 		v.Nodes = append(v.Nodes, buildNode(records, name))
 	}
 	return v
+}
+
+// problems are the records that cannot be read.
+func problems(records record.Cluster) []string {
+	texts := []string{}
+	for _, err := range records.Errs {
+		texts = append(texts, err.Error())
+	}
+	if records.SwitchoverErr != nil {
+		texts = append(texts, records.SwitchoverErr.Error())
+	}
+	return texts
 }
 
 func why(records record.Cluster, err error) string {
@@ -110,6 +131,9 @@ func buildElection(records record.Cluster) *Election {
 		Votes:   []Vote{},
 		Missing: []string{},
 	}
+	if h := state.Handover; h != nil {
+		e.Handover = &Handover{From: h.From.Node, Timeline: h.Position.Timeline, LSN: h.Position.LSN}
+	}
 	voted := map[quorum.Member]bool{}
 	for _, vote := range records.ValidVotes() {
 		voted[vote.Member] = true
@@ -123,11 +147,51 @@ func buildElection(records record.Cluster) *Election {
 		})
 	}
 	for _, m := range state.Electorate {
-		if e.Open && !voted[m] {
+		if e.Open && e.Handover == nil && !voted[m] {
 			e.Missing = append(e.Missing, m.Node)
 		}
 	}
 	return e
+}
+
+func buildSwitchover(records record.Cluster) *Switchover {
+	phase, asked := records.SwitchoverState.Value, records.Switchover.Value
+	if phase == record.SwitchoverNone {
+		return nil
+	}
+	return &Switchover{
+		ID:     asked.ID,
+		Phase:  string(phase),
+		Open:   phase.Open(),
+		From:   asked.Hostname,
+		To:     asked.Destination,
+		Target: asked.Target.Node,
+		By:     asked.By,
+		At:     asked.At,
+		Term:   asked.Term,
+		Next:   asked.Next,
+		Reason: asked.Reason,
+	}
+}
+
+func buildMaintenance(records record.Cluster) *Maintenance {
+	m := records.Maintenance
+	if !m.On() {
+		return nil
+	}
+	built := &Maintenance{
+		Mode:    string(m.Mode.Value),
+		Leaving: m.Mode.Value == record.MaintenanceLeaving,
+		Since:   m.Since.Value,
+		Primary: m.Master.Value,
+		Waiting: []string{},
+	}
+	for _, h := range records.Members {
+		if !h.Value.Maintenance {
+			built.Waiting = append(built.Waiting, h.Name)
+		}
+	}
+	return built
 }
 
 // names are all nodes that any record names, sorted.
@@ -169,6 +233,7 @@ func buildNode(records record.Cluster, name string) Node {
 		Incarnation:   said.Incarnation,
 		Pledge:        said.Pledge,
 		Why:           said.Why,
+		Maintenance:   said.Maintenance,
 		ConnURL:       said.ConnURL,
 		APIURL:        said.APIURL,
 		Upstream:      said.Upstream,

@@ -31,38 +31,82 @@ func WriteTable(w io.Writer, v View) error {
 	return nil
 }
 
+// writeHead writes one line for each thing that the cluster has.
 func writeHead(text *strings.Builder, v View) {
-	fmt.Fprintf(text, "cluster   %s\n", v.Cluster)
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(text, "%-13s"+format+"\n", append([]any{name}, args...)...)
+	}
+	line("cluster", "%s", v.Cluster)
 	switch {
+	case v.Term > 0 && v.Gate != "":
+		line("leader", "%s, term %d, timeline %s, clients: %s", v.Leader, v.Term, v.Timeline, v.Gate)
 	case v.Term > 0:
-		fmt.Fprintf(text, "leader    %s, term %d, timeline %s", v.Leader, v.Term, v.Timeline)
-		if v.Gate != "" {
-			fmt.Fprintf(text, ", clients: %s", v.Gate)
-		}
-		text.WriteByte('\n')
+		line("leader", "%s, term %d, timeline %s", v.Leader, v.Term, v.Timeline)
 	default:
-		fmt.Fprintf(text, "leader    none in office: %s\n", v.Why)
+		line("leader", "none in office: %s", v.Why)
 	}
-	if q := v.Quorum; q != nil {
-		fmt.Fprintf(text, "quorum    each commit is on %s (mode %s, version %d)", copies(q), q.Mode, q.Version)
-		if q.Tracker != "" {
-			fmt.Fprintf(text, "; %s", q.Tracker)
-		}
-		text.WriteByte('\n')
+	if v.Quorum != nil {
+		line("quorum", "%s", quorumLine(v.Quorum))
 	}
-	if e := v.Election; e != nil {
-		fmt.Fprintf(text, "election  %d, %s", e.ID, e.Phase)
-		if e.Winner != "" {
-			fmt.Fprintf(text, " by %s", e.Winner)
-		}
-		if e.Reason != "" {
-			fmt.Fprintf(text, " (%s)", e.Reason)
-		}
-		if e.Open {
-			fmt.Fprintf(text, "; votes: %s; missing: %s", votes(e.Votes), or(strings.Join(e.Missing, ", "), "none"))
-		}
-		text.WriteByte('\n')
+	if v.Election != nil {
+		line("election", "%s", electionLine(v.Election))
 	}
+	if v.Switchover != nil {
+		line("switchover", "%s", switchoverLine(v.Switchover))
+	}
+	if v.Maintenance != nil {
+		line("maintenance", "%s", maintenanceLine(v.Maintenance))
+	}
+}
+
+func quorumLine(q *Quorum) string {
+	text := fmt.Sprintf("each commit is on %s (mode %s, version %d)", copies(q), q.Mode, q.Version)
+	if q.Tracker != "" {
+		text += "; " + q.Tracker
+	}
+	return text
+}
+
+func electionLine(e *Election) string {
+	text := fmt.Sprintf("%d, %s", e.ID, e.Phase)
+	if e.Winner != "" {
+		text += " by " + e.Winner
+	}
+	if e.Reason != "" {
+		text += " (" + e.Reason + ")"
+	}
+	switch {
+	case e.Open && e.Handover != nil:
+		text += "; handed over by " + e.Handover.From
+	case e.Open:
+		text += fmt.Sprintf("; votes: %s; missing: %s", votes(e.Votes), or(strings.Join(e.Missing, ", "), "none"))
+	}
+	return text
+}
+
+func switchoverLine(s *Switchover) string {
+	text := fmt.Sprintf("%s, from %s to %s", s.Phase, or(s.From, "somebody"), or(or(s.Target, s.To), "the best"))
+	if s.By != "" {
+		text += ", asked for by " + s.By
+	}
+	if s.Reason != "" {
+		text += ": " + oneLine(s.Reason)
+	}
+	return text
+}
+
+func maintenanceLine(m *Maintenance) string {
+	if m.Leaving {
+		return fmt.Sprintf("being left; it ends when %s has confirmed", or(m.Primary, "its primary"))
+	}
+	text := "on"
+	if m.Since != "" {
+		text += " since " + m.Since
+	}
+	if len(m.Waiting) > 0 {
+		text += "; not heeded yet by " + strings.Join(m.Waiting, ", ")
+	}
+	return text
 }
 
 func copies(q *Quorum) string {

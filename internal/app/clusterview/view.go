@@ -27,6 +27,10 @@ type View struct {
 	Quorum *Quorum `json:"quorum"`
 	// Election is the running or last one; null if there has been none.
 	Election *Election `json:"election"`
+	// Switchover is the running or last one; null if none was ever asked for.
+	Switchover *Switchover `json:"switchover"`
+	// Maintenance is null while it is off.
+	Maintenance *Maintenance `json:"maintenance"`
 	// Nodes are all that any record names, sorted by name.
 	Nodes []Node `json:"nodes"`
 	// Problems are records that cannot be read, or contradict each other.
@@ -66,6 +70,16 @@ type Election struct {
 	// nodes of the electorate from whom an open election has none.
 	Votes   []Vote   `json:"votes"`
 	Missing []string `json:"missing"`
+	// Handover is set where nobody votes, because the primary has named its
+	// successor in a switchover.
+	Handover *Handover `json:"handover"`
+}
+
+// Handover is where the WAL of a primary ends that has handed over.
+type Handover struct {
+	From     string      `json:"from"`
+	Timeline pg.Timeline `json:"timeline"`
+	LSN      pg.LSN      `json:"lsn"`
 }
 
 // Vote is what one fenced node holds.
@@ -76,6 +90,36 @@ type Vote struct {
 	HasPosition bool        `json:"has_position"`
 	Priority    int         `json:"priority"`
 	MayWin      bool        `json:"may_win"`
+}
+
+// Switchover is a running or past one.
+type Switchover struct {
+	ID    string `json:"id"`
+	Phase string `json:"phase"` // scheduled, preparing, stopping, committed, done, failed
+	Open  bool   `json:"open"`  // asked for or under way
+	From  string `json:"from"`
+	// To is the node that was asked for, "" for the best; Target is the one that
+	// the primary has chosen, "" until it has taken the switchover up.
+	To     string `json:"to"`
+	Target string `json:"target"`
+	By     string `json:"by"` // who asked for it
+	At     string `json:"at"` // when, RFC 3339
+	// Term is the one in which the primary has taken it up, Next that of the
+	// target, from the point on where there is no way back; 0 before.
+	Term uint64 `json:"term"`
+	Next uint64 `json:"next_term"`
+	// Reason is what is waited for, or why it failed.
+	Reason string `json:"reason"`
+}
+
+// Maintenance is on, or being left.
+type Maintenance struct {
+	Mode    string `json:"mode"`    // enable, disable
+	Leaving bool   `json:"leaving"` // it ends when Primary has confirmed
+	Since   string `json:"since"`   // RFC 3339
+	Primary string `json:"primary"` // who was the recorded primary when it began
+	// Waiting are the nodes that are there and do not say that they keep to it.
+	Waiting []string `json:"waiting"`
 }
 
 // Quorum membership of a node.
@@ -119,6 +163,8 @@ type Node struct {
 	Pledge uint64 `json:"pledge"`
 	// Why says what it does or waits for.
 	Why string `json:"why"`
+	// Maintenance: it says that it keeps to maintenance.
+	Maintenance bool `json:"maintenance"`
 
 	ConnURL       string   `json:"conn_url"`
 	APIURL        string   `json:"api_url"`

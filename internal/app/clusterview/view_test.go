@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -38,8 +41,32 @@ func records(t *testing.T, file string) map[string][]byte {
 	return values
 }
 
-// TestGolden builds the picture of each testdata/*.records.json and compares
-// its JSON and its table with the files beside it. -update rewrites them.
+// load puts a file of records into a store, in the order of the keys, so that
+// each gets the same revision in every run; locks are bound to a session.
+func load(t *testing.T, input string) dcs.Store {
+	t.Helper()
+	cluster := memory.New(memory.Config{})
+	t.Cleanup(cluster.Close)
+	store := cluster.Client("test")
+	session, err := store.NewSession(t.Context(), time.Hour)
+	require.NoError(t, err)
+	keys, err := record.NewKeys("service", "orders")
+	require.NoError(t, err)
+	values := records(t, input)
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		op := dcs.Op{Key: keys.Prefix() + key, Value: values[key]}
+		if slices.Contains([]string{"leader", "epoch_manager", "switchover/lock"}, key) {
+			op.Session = session.ID()
+		}
+		_, err := store.Commit(t.Context(), dcs.Txn{Then: []dcs.Op{op}})
+		require.NoError(t, err)
+	}
+	return store
+}
+
+// TestGolden builds the picture and the explanation of each
+// testdata/*.records.json and compares their JSON and their text with the files
+// beside it. -update rewrites them.
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	inputs, err := filepath.Glob("testdata/*.records.json")
@@ -49,26 +76,30 @@ func TestGolden(t *testing.T) {
 		base := strings.TrimSuffix(input, ".records.json")
 		t.Run(filepath.Base(base), func(t *testing.T) {
 			t.Parallel()
-			cluster := memory.New(memory.Config{})
-			t.Cleanup(cluster.Close)
-			store := cluster.Client("test")
-			keys, err := record.NewKeys("service", "orders")
-			require.NoError(t, err)
-			for key, value := range records(t, input) {
-				_, err := dcs.Put(t.Context(), store, keys.Prefix()+key, value)
-				require.NoError(t, err)
-			}
+			store := load(t, input)
 			view, err := clusterview.Read(t.Context(), store, "service", "orders")
 			require.NoError(t, err)
-
-			data, err := json.MarshalIndent(view, "", "  ")
-			require.NoError(t, err)
-			compare(t, base+".golden.json", append(data, '\n'))
+			compare(t, base+".golden.json", pretty(t, view))
 			var table bytes.Buffer
 			require.NoError(t, clusterview.WriteTable(&table, view))
 			compare(t, base+".golden.txt", table.Bytes())
+
+			read, err := clusterview.ReadRecords(t.Context(), store, "service", "orders")
+			require.NoError(t, err)
+			why := clusterview.Explain("service", "orders", read)
+			compare(t, base+".why.json", pretty(t, why))
+			var text bytes.Buffer
+			require.NoError(t, clusterview.WriteExplanation(&text, why))
+			compare(t, base+".why.txt", text.Bytes())
 		})
 	}
+}
+
+func pretty(t *testing.T, value any) []byte {
+	t.Helper()
+	data, err := json.MarshalIndent(value, "", "  ")
+	require.NoError(t, err)
+	return append(data, '\n')
 }
 
 func compare(t *testing.T, file string, got []byte) {
