@@ -61,7 +61,7 @@ func (n *Node) bootstrap(ctx context.Context, v look) (time.Duration, error) {
 	}
 	err = n.memory.Update(func(s *LocalState) {
 		s.SystemID, s.Creating = v.disk.SystemID, false
-		s.Pledge, s.PledgeNonce = state.ID, state.Nonce
+		s.bind(state.ID, state.Nonce)
 	})
 	if err != nil {
 		_ = lease.Release(ctx) // the cluster exists; this node returns to it by an election

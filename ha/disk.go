@@ -27,6 +27,9 @@ type LocalState struct {
 	// streams from no primary of an older term.
 	Pledge      uint64 `json:"pledge"`
 	PledgeNonce string `json:"pledge_nonce,omitempty"`
+	// PledgeOwn: the node has made up the number for a transaction of its own, and
+	// nobody knows of it until that has landed.
+	PledgeOwn bool `json:"pledge_own,omitempty"`
 
 	// SeenTerm and SeenQuorum are the highest that the node has read. A store
 	// that shows less, or the same number with another nonce, is not obeyed.
@@ -74,6 +77,23 @@ type OfficeMark struct {
 // Member is the life that the state describes, of node name.
 func (s LocalState) Member(name string) quorum.Member {
 	return quorum.Member{Node: name, Incarnation: s.Incarnation}
+}
+
+// bind raises the pledge to an election that the store shows.
+func (s *LocalState) bind(id uint64, nonce string) {
+	s.Pledge, s.PledgeNonce, s.PledgeOwn = id, nonce, false
+}
+
+// bindOwn raises the pledge to a number for a transaction of this node's own.
+func (s *LocalState) bindOwn(id uint64, nonce string) {
+	s.Pledge, s.PledgeNonce, s.PledgeOwn = id, nonce, true
+}
+
+// bars reports whether the pledge keeps the node from an election. A number of
+// its own that somebody else has used meanwhile does not: the transaction that it
+// was made up for is guarded by the election before, and can no longer land.
+func (s LocalState) bars(id uint64, nonce string) bool {
+	return s.Pledge > id || s.Pledge == id && s.PledgeNonce != nonce && !s.PledgeOwn
 }
 
 // BelowFloor reports whether the node does not count yet.

@@ -319,11 +319,11 @@ func (e *Elector) fencedPosition(ctx context.Context) (position pg.Position, cou
 // another election (another nonce) is not the same pledge.
 func (e *Elector) pledge(id uint64, nonce string) error {
 	local := e.cfg.Memory.State()
-	if local.Pledge > id || (local.Pledge == id && local.PledgeNonce != nonce) {
+	if local.bars(id, nonce) {
 		return fmt.Errorf("%w: this node has pledged %d", ErrPledged, local.Pledge)
 	}
 	return e.cfg.Effects.run("election/pledge", func() error {
-		return e.cfg.Memory.Update(func(s *LocalState) { s.Pledge, s.PledgeNonce = id, nonce })
+		return e.cfg.Memory.Update(func(s *LocalState) { s.bind(id, nonce) })
 	})
 }
 

@@ -26,7 +26,7 @@ func (n *Node) follow(ctx context.Context, v look) (time.Duration, error) {
 		return shortPause, err
 	}
 	local, nonce := n.memory.State(), v.records.Failover.Value.Nonce
-	if term.ID < local.Pledge || (term.ID == local.Pledge && nonce != local.PledgeNonce) {
+	if local.bars(term.ID, nonce) {
 		return n.cfg.Timing.Observe, fmt.Errorf("%w: %d, and %s leads term %d", ErrPledged, local.Pledge, term.Primary, term.ID)
 	}
 	up, err := n.upstreamOf(v, term.Primary)
@@ -291,7 +291,7 @@ func (n *Node) pledgeTerm(v look, term record.Term) error {
 	return n.cfg.Effects.run("follow/pledge", func() error {
 		return n.memory.Update(func(s *LocalState) {
 			s.SystemID = v.records.Initialize.Value
-			s.Pledge, s.PledgeNonce = term.ID, v.records.Failover.Value.Nonce
+			s.bind(term.ID, v.records.Failover.Value.Nonce)
 		})
 	})
 }
@@ -396,7 +396,7 @@ func (n *Node) beginCopy(v look, term record.Term, plan rejoin.Plan) error {
 	return n.cfg.Effects.run("rejoin/begin", func() error {
 		return n.memory.Update(func(s *LocalState) {
 			s.SystemID, s.Creating = v.records.Initialize.Value, false
-			s.Pledge, s.PledgeNonce = term.ID, v.records.Failover.Value.Nonce
+			s.bind(term.ID, v.records.Failover.Value.Nonce)
 			s.Copying = true
 			if s.Incarnation != incarnation {
 				s.Incarnation, s.Published, s.Floor = incarnation, pg.Position{}, pg.Position{}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -155,6 +156,9 @@ func (n *Node) rewriteQuorum(ctx context.Context, records record.Cluster) error 
 // The setting of the term is in force before it can acknowledge anything.
 func (n *Node) promote(ctx context.Context, v look) error {
 	o := n.office
+	if err := n.mark(); err != nil { // whoever comes back finishes this term
+		return err
+	}
 	setting := v.recorded().Setting()
 	if setting.Empty() && len(v.recorded().Members) > 0 {
 		setting = pg.SyncSetting{Method: pg.SyncAny, K: 1, Names: (quorum.Config{K: 1, Members: v.recorded().Members}).Setting().Names}
@@ -206,9 +210,9 @@ func (n *Node) adoptDormant(ctx context.Context, setting pg.SyncSetting) error {
 // recordSwitch adds the switch LSN to the term's entry of `history` and writes
 // `timeline`. Others follow when they read it.
 func (n *Node) recordSwitch(ctx context.Context, records record.Cluster, at pg.LSN) error {
-	history := append(record.History(nil), records.History.Value...)
+	history := slices.Clone(records.History.Value)
 	for i := range history {
-		if history[i].ID == n.office.Term {
+		if history[i].Timeline == n.office.Timeline && history[i].Parent != 0 {
 			history[i].SwitchAt = at
 		}
 	}
@@ -248,7 +252,7 @@ func (n *Node) serve(ctx context.Context, v look) (time.Duration, error) {
 	}
 	o.promoted = true
 	pause := n.cfg.Timing.Observe
-	if term, ok := v.records.History.Value.Find(o.Term); ok && term.Parent != 0 && term.SwitchAt == 0 {
+	if promotion, ok := v.records.History.Value.Promotion(o.Timeline); ok && promotion.SwitchAt == 0 {
 		// A promotion whose end was not recorded: Promote says where it switched.
 		done, err := n.cfg.Postgres.Promote(ctx, o.warrant, o.Timeline)
 		if err != nil {

@@ -163,7 +163,7 @@ func (v look) role(n *Node) role.View {
 	// A server that does not say what it is, and that this process did not
 	// start as a standby, may be writable: an orphan of an earlier agent.
 	if v.server.Role == pg.RoleUnknown && n.writable && !v.stopped() {
-		view.Role = pg.RolePrimary
+		view.Role, view.Silent = pg.RolePrimary, true
 	}
 	if v.storeErr != nil {
 		view.StoreErr = v.storeErr.Error()

@@ -389,7 +389,12 @@ func (n *Node) dormant(v look) pg.SyncSetting {
 // stand keeps a standby running that streams from nobody. A copy below its floor
 // cannot be opened without its source.
 func (n *Node) stand(ctx context.Context, v look) (time.Duration, error) {
-	if v.stopped() && !n.memory.State().BelowFloor() {
+	local := n.memory.State()
+	if before := n.following; v.storeErr != nil && v.stopped() && before.term != 0 && before.term == local.Pledge {
+		// It goes on with the primary of its pledge, which it has followed until now.
+		return 0, n.startStandby(ctx, v, before.upstream)
+	}
+	if v.stopped() && !local.BelowFloor() {
 		n.following = following{}
 		return 0, n.startStandby(ctx, v, pg.Upstream{})
 	}
@@ -446,7 +451,7 @@ func (n *Node) beginNewLife(ctx context.Context, v look, cause error) error {
 	return n.memory.Update(func(s *LocalState) {
 		s.Incarnation, s.Published = nonce[:8], pg.Position{}
 		if id := v.records.Failover.Value.ID; id > s.Pledge {
-			s.Pledge, s.PledgeNonce = id, v.records.Failover.Value.Nonce
+			s.bind(id, v.records.Failover.Value.Nonce)
 		}
 	})
 }

@@ -55,8 +55,8 @@ func (e *Elector) Return(ctx context.Context, now record.Cluster) (*Office, erro
 		return nil, err
 	}
 	state, local := now.Failover.Value, e.cfg.Memory.State()
-	bound := local.Pledge > state.ID || local.Pledge == state.ID && local.PledgeNonce != state.Nonce
-	if state.Phase != record.PhaseFencing || bound {
+	open := state.Phase == record.PhaseFencing && !local.bars(state.ID, state.Nonce)
+	if !open {
 		nonce, err := newNonce(e.cfg.Rand)
 		if err != nil {
 			return nil, err
@@ -67,7 +67,14 @@ func (e *Elector) Return(ctx context.Context, now record.Cluster) (*Office, erro
 		}
 	}
 	state.Phase, state.Winner, state.Reason = record.PhaseTaken, e.self(), "the recorded primary had never stopped"
-	if err := e.pledge(state.ID, state.Nonce); err != nil {
+	err = e.cfg.Effects.run("office/pledge", func() error {
+		return e.cfg.Memory.Update(func(s *LocalState) {
+			if s.bindOwn(state.ID, state.Nonce); open {
+				s.bind(state.ID, state.Nonce)
+			}
+		})
+	})
+	if err != nil {
 		return nil, fmt.Errorf("return to office: %w", err)
 	}
 	office, txn, err := e.sameTimeline(now, state, last)

@@ -81,6 +81,17 @@ func (h History) Find(id uint64) (Term, bool) {
 	return Term{}, false
 }
 
+// Promotion returns the entry of the term that has begun a timeline; later terms
+// may have gone on with it.
+func (h History) Promotion(timeline pg.Timeline) (Term, bool) {
+	for _, t := range h {
+		if t.Timeline == timeline && t.Parent != 0 {
+			return t, true
+		}
+	}
+	return Term{}, false
+}
+
 // Lineage is how a timeline came to be, as far as it is recorded: it ends at a
 // promotion whose switch was not recorded.
 func (h History) Lineage(timeline pg.Timeline) pg.Lineage {

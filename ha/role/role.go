@@ -49,6 +49,7 @@ type View struct {
 	SystemID  string // of the data
 	Process   pg.Process
 	Role      pg.Role
+	Silent    bool // it runs and does not say what it is
 	Serving   bool // it has said just now that it is a primary, on the timeline of the recorded term
 }
 
@@ -122,6 +123,8 @@ func unwarranted(v View) Plan {
 		return Plan{TakeUp, "`leader` is this node's own holding, and its server runs as the primary of that term"}
 	case trusted && v.MayReturn && v.Serving:
 		return Plan{TakeUp, "there is no leader, and this node runs as the recorded primary"}
+	case trusted && v.Mine && v.Silent:
+		return Plan{Wait, "`leader` is this node's own holding, and its server does not say what it is: nobody else leads until that expires"}
 	case v.Maintenance && !v.Deposed:
 		return Plan{Keep, "maintenance is on: no server is started or stopped"}
 	default:
@@ -152,7 +155,7 @@ func member(v View) Plan {
 	case v.Mine && (v.stopped() || v.Role == pg.RoleStandby):
 		return Plan{Vacate, "`leader` is this node's own holding, and no server of that term is left"}
 	case v.Mine:
-		return Plan{Wait, "`leader` is this node's own holding, and its server does not say what it is"}
+		return Plan{Wait, "`leader` is this node's own holding, and its server does not say what it is: nobody else leads until that expires"}
 	case v.Leader == v.Name:
 		return Plan{Stand, "`leader` bears this node's name but not its session: waiting for it to expire"}
 	case v.Leader != "":

@@ -35,6 +35,8 @@ func TestDecide(t *testing.T) {
 		"a lease and a store that does not answer":  {func(v *role.View) { v.Role, v.Office, v.StoreErr = pg.RolePrimary, true, "timeout" }, role.Lead},
 		"own holding, server serves":                {own, role.TakeUp},
 		"own holding, on another timeline":          {func(v *role.View) { own(v); v.Serving = false }, role.Stop},
+		"own holding, server silent":                {func(v *role.View) { own(v); v.Serving, v.Silent = false, true }, role.Wait},
+		"nobody's holding, server silent":           {func(v *role.View) { own(v); v.Mine, v.Serving, v.Silent = false, false, true }, role.Stop},
 		"own holding, records that disagree":        {func(v *role.View) { own(v); v.RecordsErr = "bad" }, role.Stop},
 		"own holding, store forgot":                 {func(v *role.View) { own(v); v.Forgotten = "restored" }, role.Stop},
 		"own holding, other system":                 {func(v *role.View) { own(v); v.SystemID = "88" }, role.Stop},
