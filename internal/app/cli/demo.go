@@ -20,7 +20,8 @@ func (a *app) demo() *cobra.Command {
 		Short: "Show a cluster of three nodes on this machine, with nothing to configure",
 		Long: `demo starts three PostgreSQL nodes, an etcd and clients that write, and shows them
 live: who leads, how far the others are, what was acknowledged, how long writes
-were not possible. Keys kill the postmaster or the whole node of the leader.
+were not possible. Keys kill the postmaster, the agent or the whole node of the
+leader, stop etcd, and ask for a switchover.
 
 With --script it plays one fault unattended and ends with a verdict: exit code 0
 only if no acknowledged row was lost, no two nodes wrote at one time, and the
@@ -40,6 +41,24 @@ Scripts: ` + strings.Join(demo.Scripts(), ", "),
 	f.StringVar(&options.Sabotage, "sabotage", "", "plant a fault that the verdict must find: "+strings.Join(demo.Sabotages(), " or ")+" (`KIND`)")
 	f.BoolVar(&options.Quick, "quick", false, "give the nodes short timings: a lease of 3s instead of the default of 10s")
 	f.BoolVar(&options.Keep, "keep", false, "keep the files if the verdict is not ok")
+	cmd.AddCommand(a.demoSweep())
+	return cmd
+}
+
+// demoSweep cleans up after a demo that was killed.
+func (a *app) demoSweep() *cobra.Command {
+	var options demo.SweepOptions
+	cmd := &cobra.Command{
+		Use:    "sweep",
+		Short:  "Clean up after a demo that was killed; started by it",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: a.command(func(cmd *cobra.Command) error {
+			options.Parent = a.In
+			return demo.RunSweep(cmd.Context(), options) //nolint:wrapcheck // says what it is about
+		}),
+	}
+	cmd.Flags().StringVar(&options.Dir, "dir", "", "directory of the demo")
 	return cmd
 }
 
@@ -75,7 +94,6 @@ func (a *app) demoEtcd() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: a.command(func(cmd *cobra.Command) error {
-			options.Parent = a.In
 			return demo.RunEtcd(cmd.Context(), options) //nolint:wrapcheck // says what it is about
 		}),
 	}

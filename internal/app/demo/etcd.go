@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
@@ -16,11 +16,8 @@ import (
 	"github.com/pghad/pghad/internal/testbed"
 )
 
-const (
-	// etcdStart bounds the start of the embedded etcd.
-	etcdStart   = 20 * time.Second
-	orphanGrace = 10 * time.Second
-)
+// etcdStart bounds the start of the embedded etcd.
+const etcdStart = 20 * time.Second
 
 // EtcdOptions configure the child process that is etcd.
 type EtcdOptions struct {
@@ -28,22 +25,11 @@ type EtcdOptions struct {
 	Dir string
 	// ClientURL is where it listens: http://127.0.0.1:PORT.
 	ClientURL string
-	// Parent is open as long as the demo lives: standard input. Default: os.Stdin.
-	Parent io.Reader
-	// Grace is how long the nodes of a demo that died may take to stop by
-	// themselves. The kernel has asked them to. Default: 10 s.
-	Grace time.Duration
 }
 
-// RunEtcd is the hidden command demo-etcd: an etcd of one member, until ctx ends
-// or the demo has died. In the second case it sweeps the demo's directory.
+// RunEtcd is the hidden command demo-etcd: an etcd of one member, on whatever
+// data is there, until ctx ends.
 func RunEtcd(ctx context.Context, o EtcdOptions) error {
-	if o.Parent == nil {
-		o.Parent = os.Stdin
-	}
-	if o.Grace <= 0 {
-		o.Grace = orphanGrace
-	}
 	if o.Dir == "" || o.ClientURL == "" {
 		return errors.New("demo-etcd is for the demo's own use; it needs --dir and --client-url")
 	}
@@ -51,11 +37,6 @@ func RunEtcd(ctx context.Context, o EtcdOptions) error {
 	if err != nil {
 		return err
 	}
-	orphaned := make(chan struct{})
-	go func() { // ends with the process
-		_, _ = io.Copy(io.Discard, o.Parent) // whatever ends it
-		close(orphaned)
-	}()
 	server, err := embed.StartEtcd(config)
 	if err != nil {
 		return fmt.Errorf("start etcd: %w", err)
@@ -66,11 +47,7 @@ func RunEtcd(ctx context.Context, o EtcdOptions) error {
 		return nil
 	case err := <-server.Err():
 		return fmt.Errorf("etcd: %w", err)
-	case <-orphaned:
 	}
-	patient, cancel := context.WithTimeout(ctx, o.Grace)
-	defer cancel()
-	return testbed.Sweep(patient, o.Dir)
 }
 
 // etcdConfig is an etcd that elects itself at once and grants short leases.
@@ -93,49 +70,68 @@ func etcdConfig(dir, client string) (*embed.Config, error) {
 	return config, nil
 }
 
-// etcdChild is the running child.
+// etcdChild is an etcd whose data and address outlive its process.
 type etcdChild struct {
-	child  *testbed.Child
-	parent io.Closer // its standard input
-	url    string
+	program string
+	dir     string // of the demo
+	url     string
+	child   *testbed.Child // nil before the first start
 }
 
-// startEtcd starts the child and returns without waiting for it to serve: the
-// first calls of its clients wait.
-func startEtcd(program, dir string) (*etcdChild, error) {
+// newEtcd makes the folder of an etcd. Nothing runs yet.
+func newEtcd(program, dir string) (*etcdChild, error) {
 	ports, err := testbed.FreePorts(1)
 	if err != nil {
 		return nil, err
 	}
-	folder := filepath.Join(dir, "etcd")
-	if err := os.Mkdir(folder, 0o700); err != nil { //nolint:gosec // a folder of our own directory
-		return nil, fmt.Errorf("start etcd: %w", err)
-	}
-	output, err := os.OpenFile(filepath.Join(folder, "output.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // the same
-	if err != nil {
-		return nil, fmt.Errorf("start etcd: %w", err)
-	}
-	defer func() { _ = output.Close() }() // the child has its own descriptor
-	e := &etcdChild{url: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
-	cmd := exec.Command(program, "demo-etcd", "--dir", dir, "--client-url", e.url) //nolint:gosec // this program
-	cmd.Stdout, cmd.Stderr, cmd.Dir = output, output, "/"
-	if e.parent, err = cmd.StdinPipe(); err != nil {
-		return nil, fmt.Errorf("start etcd: %w", err)
-	}
-	// It is not killed at this process's death: it cleans up then.
-	if e.child, err = testbed.StartChild(cmd, 0); err != nil {
-		return nil, fmt.Errorf("start etcd: %w", err)
+	e := &etcdChild{program: program, dir: dir, url: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
+	if err := os.Mkdir(e.folder(), 0o700); err != nil {
+		return nil, fmt.Errorf("prepare etcd: %w", err)
 	}
 	return e, nil
 }
 
-// stop ends the child at once: its data is not needed any more, and it must not
-// sweep.
-func (e *etcdChild) stop() error { return errors.Join(e.child.Kill(), ignoreClosed(e.parent.Close())) }
+func (e *etcdChild) folder() string { return filepath.Join(e.dir, "etcd") }
 
-func ignoreClosed(err error) error {
-	if errors.Is(err, os.ErrClosed) {
+// start starts the process and returns without waiting for it to serve.
+func (e *etcdChild) start() error {
+	output, err := os.OpenFile(filepath.Join(e.folder(), "output.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // a folder of our own directory
+	if err != nil {
+		return fmt.Errorf("start etcd: %w", err)
+	}
+	defer func() { _ = output.Close() }()                                              // the child has its own descriptor
+	cmd := exec.Command(e.program, "demo-etcd", "--dir", e.dir, "--client-url", e.url) //nolint:gosec // this program
+	cmd.Stdout, cmd.Stderr, cmd.Dir = output, output, "/"
+	if e.child, err = testbed.StartChild(cmd, syscall.SIGKILL); err != nil {
+		return fmt.Errorf("start etcd: %w", err)
+	}
+	return nil
+}
+
+// awaitServing waits until the process serves.
+func (e *etcdChild) awaitServing(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, etcdStart)
+	defer cancel()
+	return until(ctx, 10*time.Millisecond, "etcd to serve", func(ctx context.Context) error {
+		select {
+		case <-e.child.Done():
+			return fatal{fmt.Errorf("etcd ended while it started: %w: %s", e.child.Err(), tailOf(filepath.Join(e.folder(), "output.log")))}
+		default:
+		}
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		return testbed.EtcdHealth(ctx, e.url)
+	})
+}
+
+// kill ends the process as a crash does, also one that stands still.
+func (e *etcdChild) kill() error {
+	if e.child == nil {
 		return nil
 	}
-	return err
+	return e.child.Kill()
 }
+
+// freeze makes the process stand still with its connections open; thaw ends that.
+func (e *etcdChild) freeze() error { return e.child.Pause() }
+func (e *etcdChild) thaw() error   { return e.child.Resume() }

@@ -7,12 +7,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/dcs/etcd"
 	"github.com/pghad/pghad/internal/testbed"
 )
@@ -20,11 +21,14 @@ import (
 // patience bounds the wait for events that come within seconds.
 const patience = 30 * time.Second
 
-// TestMain is also the program that the tests start: as the child that is etcd,
-// and as a demo that starts one and dies.
+// TestMain is also the program that the tests start: as the children of a demo,
+// and as a demo that starts them and dies.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "demo-etcd" {
 		os.Exit(exitCode(etcdMain(os.Args[2:])))
+	}
+	if len(os.Args) > 2 && os.Args[1] == "demo" && os.Args[2] == "sweep" {
+		os.Exit(exitCode(sweepMain(os.Args[3:])))
 	}
 	if dir := os.Getenv("PGHAD_TEST_DIE_IN"); dir != "" {
 		os.Exit(exitCode(startAndDie(dir)))
@@ -46,38 +50,52 @@ func etcdMain(args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	return RunEtcd(context.Background(), EtcdOptions{Dir: *dir, ClientURL: *url, Grace: 100 * time.Millisecond})
+	return RunEtcd(context.Background(), EtcdOptions{Dir: *dir, ClientURL: *url})
 }
 
-// startAndDie starts etcd, and a process that works in the directory, and ends
-// without ending them. It prints the address of etcd once that serves.
+func sweepMain(args []string) error {
+	flags := flag.NewFlagSet("sweep", flag.ContinueOnError)
+	dir := flags.String("dir", "", "")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	return RunSweep(context.Background(), SweepOptions{Dir: *dir, Grace: 100 * time.Millisecond})
+}
+
+// startAndDie starts the children of a demo, freezes its etcd and another process
+// that works in the directory, and ends without ending them.
 func startAndDie(dir string) error {
 	program, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	e, err := startEtcd(program, dir)
+	if _, err := startSweeper(program, dir); err != nil {
+		return err
+	}
+	e, err := newEtcd(program, dir)
 	if err != nil {
+		return err
+	}
+	if err := e.start(); err != nil {
 		return err
 	}
 	sleeper := exec.Command("sleep", "1000")
-	sleeper.Dir = filepath.Join(dir, "etcd")
+	sleeper.Dir = e.folder()
 	if err := sleeper.Start(); err != nil {
 		return err
 	}
-	store, err := etcd.Open(context.Background(), etcd.Config{Endpoints: []string{e.url}})
-	if err != nil {
+	if err := sleeper.Process.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	return until(ctx, 10*time.Millisecond, "etcd", func(ctx context.Context) error {
-		_, err := store.List(ctx, "/")
+	if err := e.awaitServing(ctx); err != nil {
 		return err
-	})
+	}
+	return e.freeze()
 }
 
-func TestEtcdSweepsWhenTheDemoDies(t *testing.T) {
+func TestEverythingIsSweptWhenTheDemoDies(t *testing.T) {
 	t.Parallel()
 	dir := testbed.Dir(t)
 	program, err := os.Executable()
@@ -93,7 +111,44 @@ func TestEtcdSweepsWhenTheDemoDies(t *testing.T) {
 	require.NoError(t, testbed.Sweep(t.Context(), dir), "and nothing works in it any more")
 }
 
-func TestEtcdWantsItsFlags(t *testing.T) {
+// What was written before is there again, at the same address, whether etcd was
+// killed or stood still.
+func TestEtcdComesBack(t *testing.T) {
+	t.Parallel()
+	program, err := os.Executable()
+	require.NoError(t, err)
+	e, err := newEtcd(program, testbed.Dir(t))
+	require.NoError(t, err)
+	require.NoError(t, e.kill(), "nothing runs yet")
+	require.NoError(t, e.start())
+	t.Cleanup(func() { require.NoError(t, e.kill()) })
+	require.NoError(t, e.awaitServing(t.Context()))
+	store, err := etcd.Open(t.Context(), etcd.Config{Endpoints: []string{e.url}})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, store.Close()) })
+	_, err = store.Commit(t.Context(), dcs.Txn{Then: []dcs.Op{{Key: "/k", Value: []byte("v")}}})
+	require.NoError(t, err)
+
+	require.NoError(t, e.kill())
+	require.Error(t, testbed.EtcdHealth(t.Context(), e.url))
+	require.NoError(t, e.start())
+	require.NoError(t, e.awaitServing(t.Context()))
+	kv, err := store.Get(t.Context(), "/k")
+	require.NoError(t, err)
+	require.Equal(t, "v", string(kv.Value))
+
+	require.NoError(t, e.freeze())
+	soon, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, testbed.EtcdHealth(soon, e.url), context.DeadlineExceeded, "it accepts, and does not answer")
+	require.NoError(t, e.thaw())
+	require.NoError(t, e.awaitServing(t.Context()))
+	require.NoError(t, e.freeze())
+	require.NoError(t, e.kill(), "also while it stands still")
+}
+
+func TestChildrenWantTheirFlags(t *testing.T) {
 	t.Parallel()
 	require.ErrorContains(t, RunEtcd(t.Context(), EtcdOptions{}), "it needs --dir and --client-url")
+	require.ErrorContains(t, RunSweep(t.Context(), SweepOptions{}), "it needs --dir")
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/pghad/pghad/internal/app/clusterview"
 	"github.com/pghad/pghad/internal/workload"
 )
 
@@ -29,8 +30,11 @@ type live struct {
 	killed   string // the node that r starts again
 	first    string // who led in the beginning
 	leader   string // last seen
-	gaps     int    // told
-	printed  int    // events already printed where there is no terminal
+	blind    bool   // etcd is killed
+	seen     clusterview.View
+	moving   chan error // the end of a switchover; nil: none runs
+	gaps     int        // told
+	printed  int        // events already printed where there is no terminal
 	before   workload.Counts
 	at       time.Time
 }
@@ -85,7 +89,7 @@ func (l *live) end(ctx context.Context, scenario string) (Result, error) {
 	if err := l.stopClients(); err != nil {
 		return Result{Scenario: scenario, Verdict: workload.VerdictError}, err
 	}
-	return p.judge(ctx, Options{Script: scenario}, nil)
+	return p.judge(ctx, scenario)
 }
 
 // watch shows the picture and obeys keys.
@@ -106,17 +110,21 @@ func (l *live) watch(ctx context.Context, o Options) error {
 	l.sayf("%s leads", l.leader)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer l.giveUpMove(cancel)
 	for {
 		l.draw(ctx)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return nil
+		case err := <-l.moving:
+			l.tellMove(err)
 		case key := <-keys:
 			if key == 'q' || key == interrupt {
 				return nil
 			}
-			l.obey(key)
+			l.obey(ctx, key)
 		}
 	}
 }
@@ -153,7 +161,7 @@ func readKeys(ctx context.Context, in io.Reader, keys chan<- byte) {
 }
 
 // obey does what a key asks for.
-func (l *live) obey(key byte) {
+func (l *live) obey(ctx context.Context, key byte) {
 	var err error
 	switch key {
 	case 'p':
@@ -161,14 +169,9 @@ func (l *live) obey(key byte) {
 			l.sayf("the postmaster of %s is killed", l.leader)
 		}
 	case 'n':
-		if l.killed != "" {
-			l.sayf("%s is down already; r starts it again", l.killed)
-			return
-		}
-		if err = l.cluster.KillNode(l.leader); err == nil {
-			l.killed = l.leader
-			l.sayf("everything of %s is killed", l.leader)
-		}
+		err = l.down("everything", l.cluster.KillNode)
+	case 'a':
+		err = l.down("the agent", l.cluster.KillAgent)
 	case 'r':
 		if l.killed == "" {
 			l.sayf("no node is down")
@@ -178,9 +181,77 @@ func (l *live) obey(key byte) {
 			l.sayf("%s is started again", l.killed)
 			l.killed = ""
 		}
+	case 's':
+		l.move(ctx)
+	case 'd':
+		err = l.switchDCS()
 	}
 	if err != nil {
 		l.sayf("%v", err)
+	}
+}
+
+// down kills something of the leader that r starts again.
+func (l *live) down(what string, kill func(string) error) error {
+	if l.killed != "" {
+		l.sayf("%s is down already; r starts it again", l.killed)
+		return nil
+	}
+	if err := kill(l.leader); err != nil {
+		return err
+	}
+	l.killed = l.leader
+	l.sayf("%s of %s is killed", what, l.leader)
+	return nil
+}
+
+// switchDCS kills etcd, or starts it again.
+func (l *live) switchDCS() error {
+	if l.blind {
+		if err := l.etcd.start(); err != nil {
+			return err
+		}
+		l.blind = false
+		l.sayf("etcd is started again")
+		return nil
+	}
+	if err := l.etcd.kill(); err != nil {
+		return err
+	}
+	l.blind = true
+	l.sayf("etcd is killed; d starts it again")
+	return nil
+}
+
+// move asks for a switchover, and does not wait for it.
+func (l *live) move(ctx context.Context) {
+	if l.moving != nil {
+		l.sayf("a switchover is under way")
+		return
+	}
+	l.sayf("pghad switchover")
+	moving := make(chan error, 1)
+	l.moving = moving
+	go func() { // giveUpMove or the end of the switchover waits for it
+		_, err := l.cluster.Command(ctx, "switchover", "--yes")
+		moving <- err
+	}()
+}
+
+func (l *live) tellMove(err error) {
+	l.moving = nil
+	if err != nil {
+		l.sayf("%v", err)
+		return
+	}
+	l.sayf("the switchover is done")
+}
+
+// giveUpMove waits for a switchover that is still under way when watching ends.
+func (l *live) giveUpMove(cancel context.CancelFunc) {
+	cancel()
+	if l.moving != nil {
+		l.tellMove(<-l.moving)
 	}
 }
 
@@ -205,10 +276,7 @@ func (l *live) draw(ctx context.Context) {
 
 // look gathers a picture, and notes what has changed since the last.
 func (l *live) look(ctx context.Context) picture {
-	view, err := l.view(ctx)
-	if err != nil {
-		view.Why = err.Error()
-	}
+	view, stale := l.records(ctx)
 	if view.Leader != "" && view.Term > 0 && view.Leader != l.leader {
 		l.sayf("%s leads, on timeline %d", view.Leader, view.Timeline)
 		l.leader = view.Leader
@@ -220,7 +288,7 @@ func (l *live) look(ctx context.Context) picture {
 	l.gaps = len(gaps)
 	now, counts := time.Now(), l.ledger.Counts()
 	p := picture{
-		View: view, Looks: l.looker.Look(ctx), Down: make(map[string]bool), Counts: counts,
+		View: view, Stale: stale, Looks: l.looker.Look(ctx), Down: make(map[string]bool), Counts: counts,
 		Open: l.writers.Gaps().Open(l.ledger.Now()), Longest: l.writers.Gaps().Longest(0).Length(),
 	}
 	if passed := now.Sub(l.at).Seconds(); passed > 0 {
@@ -232,4 +300,17 @@ func (l *live) look(ctx context.Context) picture {
 	}
 	p.Events, _ = l.events.last()
 	return p
+}
+
+// records are what the store says, or what it said last while it does not answer.
+func (l *live) records(ctx context.Context) (view clusterview.View, stale bool) {
+	if l.blind {
+		return l.seen, true // asking would take a second
+	}
+	view, err := l.view(ctx)
+	if err != nil {
+		return l.seen, true
+	}
+	l.seen = view
+	return view, false
 }

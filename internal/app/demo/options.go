@@ -22,8 +22,8 @@ type Options struct {
 	// daemon, so that what is measured is what a user gets.
 	Quick bool
 	// Limit is how long a script may play until it is stuck. Checking and
-	// cleaning up come on top. Default: 50 s, so that all of it takes less than
-	// a minute.
+	// cleaning up come on top. Default: 50 s, so that all of it takes less than a
+	// minute, and twice that where the script itself lets time pass.
 	Limit time.Duration
 	// Keep leaves the directory in place if the verdict is not ok, and says
 	// where it is.
@@ -61,7 +61,7 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("sabotage and JSON belong to a script; add one of %s", strings.Join(Scripts(), ", "))
 	}
 	if o.Limit <= 0 {
-		o.Limit = scriptTime
+		o.Limit = scripts[o.Script].limit
 	}
 	if o.Program == "" {
 		program, err := os.Executable()

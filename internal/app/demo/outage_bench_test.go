@@ -3,6 +3,7 @@ package demo_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -20,42 +21,73 @@ import (
 // default timings, beside the same clients on one server without any manager
 // that a script restarts at once:
 //
-//	go test ./internal/app/demo -run '^$' -bench Outage -benchtime 10x
+//	go test ./internal/app/demo -run '^$' -bench Outage -benchtime 10x -timeout 0
 //
-// One iteration is one run of the script. The figures are milliseconds.
+// One iteration is one run of the script. The figures are milliseconds, and
+// writes of a run that were not acknowledged.
 func BenchmarkOutage(b *testing.B) {
 	testbed.NeedPostgres(b)
 	program := filepath.Join(testbed.Dir(b), "pghad")
 	build(b, program)
 	b.Run("one server restarted", func(b *testing.B) {
-		report(b, func() int64 { return restartedServer(b) })
+		report(b, func() []figure { return []figure{{"ms", restartedServer(b)}} })
 	})
 	for _, script := range demo.Scripts() {
 		b.Run(script, func(b *testing.B) {
-			report(b, func() int64 {
+			report(b, func() []figure {
 				var progress bytes.Buffer
 				result, err := demo.Run(b.Context(), demo.Options{Script: script, JSON: true, Program: program, Stdout: &progress, Stderr: &progress})
 				require.NoError(b, err, "%s", &progress)
 				require.True(b, result.OK(), "%s", &progress)
-				return result.OutageMS
+				return figures(result)
 			})
 		})
 	}
 }
 
-// report runs one script per iteration and reports the outages.
-func report(b *testing.B, run func() int64) {
-	b.Helper()
-	var outages []int64
-	for b.Loop() {
-		outages = append(outages, run())
+// figure is one number of a run.
+type figure struct {
+	unit  string
+	value int64
+}
+
+// figures are what is measured of a run: the longest outage, the writes that were
+// not acknowledged, and what its script has besides.
+func figures(result demo.Result) []figure {
+	all := []figure{{"ms", result.OutageMS}, {"unacknowledged", int64(result.Failed + result.Unknown)}}
+	for i, s := range result.Switchovers {
+		move := fmt.Sprintf("switchover-%d-", i+1)
+		all = append(all, figure{move + "ms", s.OutageMS}, figure{move + "took-ms", s.TookMS})
 	}
-	b.Logf("outages in ms: %v", outages)
-	slices.Sort(outages)
+	if result.Lock != nil {
+		all = append(all, figure{"lock-ms", result.Lock.HeldAgainMS})
+	}
+	return all
+}
+
+// report runs one script per iteration and reports the median of each figure and
+// its spread.
+func report(b *testing.B, run func() []figure) {
+	b.Helper()
+	var units []string
+	series := make(map[string][]int64)
+	for b.Loop() {
+		for _, f := range run() {
+			if _, known := series[f.unit]; !known {
+				units = append(units, f.unit)
+			}
+			series[f.unit] = append(series[f.unit], f.value)
+		}
+	}
 	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(float64(outages[0]), "min-ms")
-	b.ReportMetric(float64(outages[len(outages)/2]+outages[(len(outages)-1)/2])/2, "median-ms")
-	b.ReportMetric(float64(outages[len(outages)-1]), "max-ms")
+	for _, unit := range units {
+		values := series[unit]
+		b.Logf("%s: %v", unit, values)
+		slices.Sort(values)
+		b.ReportMetric(float64(values[0]), "min-"+unit)
+		b.ReportMetric(float64(values[len(values)/2]+values[(len(values)-1)/2])/2, "median-"+unit)
+		b.ReportMetric(float64(values[len(values)-1]), "max-"+unit)
+	}
 }
 
 // restartedServer kills the postmaster of a server that nobody manages, and

@@ -1,7 +1,6 @@
 package demo
 
 import (
-	"bytes"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +43,8 @@ outage 120 ms now, 2500 ms the longest
   1.00s  a leads
   9.00s  b leads`, "\n"), strings.Join(p.lines(), "\n"))
 	require.Contains(t, strings.Join(picture{}.lines(), "\n"), "leader nobody")
+	p.Stale = true
+	require.Contains(t, p.lines()[0], "leader b        term 2    timeline 2    etcd does not answer")
 }
 
 func TestEventsKeepTheLast(t *testing.T) {
@@ -86,7 +87,7 @@ func TestOptions(t *testing.T) {
 		options Options
 		err     string
 	}{
-		"no such script":            {Options{Script: "flood"}, "use one of kill-node, kill-postmaster, rejoin"},
+		"no such script":            {Options{Script: "flood"}, "use one of dcs-freeze, dcs-outage, kill-agent, kill-node, kill-postmaster, rejoin, restart-agent, switchover"},
 		"no such sabotage":          {Options{Script: "rejoin", Sabotage: "bribe"}, "use one of lose, two-writers"},
 		"sabotage without a script": {Options{Sabotage: "lose"}, "belong to a script"},
 		"JSON without a script":     {Options{JSON: true}, "belong to a script"},
@@ -98,19 +99,4 @@ func TestOptions(t *testing.T) {
 			require.ErrorContains(t, err, test.err)
 		})
 	}
-}
-
-func TestResult(t *testing.T) {
-	t.Parallel()
-	result := Result{Scenario: "rejoin", Acknowledged: 4000, OutageMS: 2700, Promoted: "b", Rejoined: true, Verdict: workload.VerdictOK}
-	var out bytes.Buffer
-	require.NoError(t, result.write(&out, true))
-	require.Equal(t, 1, strings.Count(out.String(), "\n"), "one line")
-	require.JSONEq(t, `{"scenario":"rejoin","acknowledged":4000,"lost":0,"two_writers":0,"outage_ms":2700,"promoted":"b","rejoined":true,"verdict":"ok"}`, out.String())
-	require.True(t, result.OK())
-	out.Reset()
-	result.Verdict = workload.VerdictLost
-	require.NoError(t, result.write(&out, false))
-	require.Contains(t, out.String(), "rejoin: lost")
-	require.False(t, result.OK())
 }

@@ -13,26 +13,36 @@ import (
 )
 
 const (
-	// scriptTime is the default of Options.Limit.
+	// scriptTime is how long most scripts may play.
 	scriptTime = 50 * time.Second
 	// checkTime bounds the check at the end.
 	checkTime = 6 * time.Second
 	// steady is how long writing goes on undisturbed before and after.
 	steady = 2 * time.Second
-	// jitter is the longest random time by which the fault is late, as long as
-	// the time between two renewals by default: a fault in step with the nodes'
-	// timers would measure their phase.
-	jitter = 3 * time.Second
 )
 
 // errStuck is the cause of a script's end when its time is up.
 var errStuck = errors.New("the time of the script is up")
 
+// script is a fault that can be played.
+type script struct {
+	play func(*play, context.Context) error
+	// limit is the default of Options.Limit.
+	limit time.Duration
+	// calm: clients are to notice nothing at all.
+	calm bool
+}
+
 // scripts are the faults that can be played, by name.
-var scripts = map[string]func(*play, context.Context) error{
-	"kill-postmaster": (*play).killPostmaster,
-	"kill-node":       (*play).killNode,
-	"rejoin":          (*play).rejoin,
+var scripts = map[string]script{
+	"kill-postmaster": {play: (*play).killPostmaster, limit: scriptTime},
+	"kill-node":       {play: (*play).killNode, limit: scriptTime},
+	"rejoin":          {play: (*play).rejoin, limit: scriptTime},
+	"switchover":      {play: (*play).switchover, limit: 2 * scriptTime},
+	"dcs-outage":      {play: (*play).dcsOutage, limit: 2 * scriptTime, calm: true},
+	"dcs-freeze":      {play: (*play).dcsFreeze, limit: 2 * scriptTime, calm: true},
+	"kill-agent":      {play: (*play).killAgent, limit: 2 * scriptTime},
+	"restart-agent":   {play: (*play).restartAgent, limit: scriptTime, calm: true},
 }
 
 // planted is the verdict that each sabotage must lead to.
@@ -49,7 +59,21 @@ type play struct {
 	*stage
 	victim   string        // who was hit
 	fault    time.Duration // when, by the ledger
+	calm     bool          // no write may fail
+	quick    bool          // not as long as a user would wait
 	rejoined bool
+	stuck    bool // the time was up before it had come to its end
+
+	switchovers []Switchover
+	lock        *Lock
+	broken      []string // what did not hold
+}
+
+// breakf notes that something did not hold which the script promises.
+func (p *play) breakf(format string, args ...any) {
+	sentence := fmt.Sprintf(format, args...)
+	p.broken = append(p.broken, sentence)
+	p.sayf("broken: %s", sentence)
 }
 
 // playScript sets up, plays, checks and cleans up. The error is about the demo
@@ -62,10 +86,15 @@ func playScript(ctx context.Context, o Options) (Result, error) {
 	if err != nil {
 		return result, err
 	}
-	p := &play{stage: s}
+	p := &play{stage: s, calm: scripts[o.Script].calm, quick: o.Quick}
 	err = p.perform(timed, o)
-	if err == nil || errors.Is(err, errStuck) {
-		result, err = p.judge(ctx, o, err)
+	if errors.Is(err, errStuck) {
+		p.sayf("stuck: %v", err)
+		p.stuck = true
+		err = p.stopClients()
+	}
+	if err == nil {
+		result, err = p.judge(ctx, o.Script)
 	}
 	if !result.OK() && result.Verdict != planted[o.Sabotage] && ctx.Err() == nil {
 		s.logs()
@@ -92,7 +121,8 @@ func (p *play) perform(ctx context.Context, o Options) error {
 	if err := p.startClients(ctx); err != nil {
 		return err
 	}
-	if err := p.wait(ctx, steady+rand.N(jitter)); err != nil { //nolint:gosec // not a secret
+	// A fault in step with the nodes' timers would measure their phase.
+	if err := p.wait(ctx, steady+rand.N(p.timing.RenewEvery)); err != nil { //nolint:gosec // not a secret
 		return err
 	}
 	if o.Sabotage == SabotageTwoWriters {
@@ -101,7 +131,7 @@ func (p *play) perform(ctx context.Context, o Options) error {
 		}
 	}
 	p.sayf("%s so far", p.ledger.Counts())
-	if err := scripts[o.Script](p, ctx); err != nil {
+	if err := scripts[o.Script].play(p, ctx); err != nil {
 		return err
 	}
 	if err := p.wait(ctx, steady); err != nil {
@@ -221,49 +251,86 @@ func (p *play) plantWriter(ctx context.Context) error {
 }
 
 // judge checks what was promised. A script that is stuck is checked as far as
-// that is possible.
-func (p *play) judge(ctx context.Context, o Options, stuck error) (Result, error) {
-	result := Result{Scenario: o.Script, Rejoined: p.rejoined, Verdict: workload.VerdictError}
-	if stuck != nil {
-		p.sayf("stuck: %v", stuck)
-		if err := p.stopClients(); err != nil {
-			return result, err
-		}
-	}
-	result.Acknowledged = p.ledger.Counts().Acknowledged
-	if p.writers != nil {
-		result.OutageMS = p.writers.Gaps().Longest(p.fault).Length().Milliseconds()
-	}
+// that is possible. Clients have stopped.
+func (p *play) judge(ctx context.Context, scenario string) (Result, error) {
+	result := Result{Scenario: scenario, Rejoined: p.rejoined, Switchovers: p.switchovers, Lock: p.lock, Verdict: workload.VerdictError}
 	if p.writers == nil {
 		result.Verdict = workload.VerdictStuck
 		return result, nil
 	}
+	result.OutageMS = p.writers.Gaps().Longest(p.fault).Length().Milliseconds()
+	counts := p.ledger.Counts()
+	result.Acknowledged, result.Failed, result.Unknown = counts.Acknowledged, counts.Failed, counts.Unknown
+	if p.calm {
+		if err := p.breakUnacknowledged(counts); err != nil {
+			return result, err
+		}
+	}
+	result.Broken = p.broken
+	report, leaderless, err := p.check(ctx)
+	result.Lost, result.TwoWriters = len(report.LostIDs()), len(report.Conflicts)
+	if report.Primary != p.victim {
+		result.Promoted = report.Primary
+	}
+	p.explain(report)
+	if err != nil {
+		p.sayf("check: %v", err)
+		return result, fmt.Errorf("check: %w", err)
+	}
+	result.Verdict = verdict(report.Verdict(), p.stuck || leaderless, p.broken)
+	return result, nil
+}
+
+// verdict is the worst of what was found: in the rows first.
+func verdict(rows workload.Verdict, stuck bool, broken []string) workload.Verdict {
+	switch {
+	case rows != workload.VerdictOK:
+		return rows
+	case stuck:
+		return workload.VerdictStuck
+	case len(broken) > 0:
+		return workload.VerdictBroken
+	default:
+		return workload.VerdictOK
+	}
+}
+
+// check compares the ledger with the rows on every node, as far as there is a
+// primary.
+func (p *play) check(ctx context.Context) (report workload.Report, leaderless bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	primary := ""
 	if view, err := p.view(ctx); err == nil {
 		primary = view.Leader
 	}
-	report, err := workload.Check(ctx, workload.CheckConfig{
+	report, err = workload.Check(ctx, workload.CheckConfig{
 		Ledger: p.ledgerPath(), Target: p.cluster.Target(), Primary: primary, CatchUp: checkTime / 2,
 	})
-	result.Acknowledged, result.Lost, result.TwoWriters = report.Acknowledged, len(report.LostIDs()), len(report.Conflicts)
-	result.Verdict = report.Verdict()
-	if report.Primary != p.victim {
-		result.Promoted = report.Primary
-	}
-	p.explain(report)
-	if result.Verdict == workload.VerdictOK && (stuck != nil || errors.Is(err, workload.ErrNoPrimary)) {
-		result.Verdict = workload.VerdictStuck
-	}
-	if err != nil {
+	if errors.Is(err, workload.ErrNoPrimary) {
 		p.sayf("check: %v", err)
-		if !errors.Is(err, workload.ErrNoPrimary) {
-			result.Verdict = workload.VerdictError
-			return result, fmt.Errorf("check: %w", err)
-		}
+		return report, true, nil
 	}
-	return result, nil
+	return report, false, err
+}
+
+// breakUnacknowledged is for scripts of which clients are to notice nothing.
+func (p *play) breakUnacknowledged(counts workload.Counts) error {
+	if counts.Failed+counts.Unknown == 0 {
+		return nil
+	}
+	_, entries, err := workload.ReadLedger(p.ledgerPath())
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(entries, func(e workload.Entry) bool { return e.Outcome != workload.Acknowledged })
+	if at < 0 {
+		return errors.New("the ledger has fewer writes without an acknowledgement than were counted")
+	}
+	first := entries[at]
+	p.breakf("%d writes failed and %d are unknown, first id %d of %s on %s, sent %d ms after the fault: %s",
+		counts.Failed, counts.Unknown, first.ID, first.Writer, first.Node, (first.Sent - p.fault).Milliseconds(), first.Reason)
+	return nil
 }
 
 // explain says what the check found.

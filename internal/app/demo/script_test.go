@@ -37,8 +37,8 @@ func build(tb testing.TB, path string) {
 	require.NoError(tb, err, "%s", output)
 }
 
-// Each script on real nodes, and each sabotage, which the verdict must find. One
-// after the other: three clusters at a time would only measure the machine.
+// Scripts on real nodes, and each sabotage, which the verdict must find. One after
+// the other: several clusters at a time would only measure the machine.
 func TestScripts(t *testing.T) { //nolint:paralleltest // the reaper is a property of the process
 	testbed.NeedPostgres(t)
 	program := buildProgram(t)
@@ -47,6 +47,11 @@ func TestScripts(t *testing.T) { //nolint:paralleltest // the reaper is a proper
 		want             workload.Verdict
 	}{
 		{script: "rejoin", want: workload.VerdictOK},
+		{script: "switchover", want: workload.VerdictOK},
+		{script: "dcs-outage", want: workload.VerdictOK},
+		{script: "dcs-freeze", want: workload.VerdictOK},
+		{script: "kill-agent", want: workload.VerdictOK},
+		{script: "restart-agent", want: workload.VerdictOK},
 		{script: "kill-postmaster", sabotage: demo.SabotageLose, want: workload.VerdictLost},
 		{script: "kill-node", sabotage: demo.SabotageTwoWriters, want: workload.VerdictTwoWriters},
 	}
@@ -67,9 +72,32 @@ func TestScripts(t *testing.T) { //nolint:paralleltest // the reaper is a proper
 			if test.want == workload.VerdictOK {
 				require.Zero(t, result.Lost)
 				require.Zero(t, result.TwoWriters)
+				require.Empty(t, result.Broken)
 			}
+			lookInto(t, result)
 			nothingIsLeft(t, temp)
 		})
+	}
+}
+
+// lookInto looks at what a script has measured besides.
+func lookInto(t *testing.T, result demo.Result) {
+	t.Helper()
+	switch result.Scenario {
+	case "switchover":
+		require.Len(t, result.Switchovers, 3)
+		require.NotEmpty(t, result.Switchovers[0].To, "a named one")
+		require.Empty(t, result.Switchovers[1].To, "the best")
+		for _, s := range result.Switchovers {
+			require.True(t, s.Followed, "%s", s)
+			require.NotEqual(t, s.From, s.Leader)
+		}
+	case "dcs-outage", "dcs-freeze", "restart-agent":
+		require.Zero(t, result.Failed+result.Unknown)
+		require.Empty(t, result.Promoted)
+		require.True(t, result.Lock.Kept)
+	case "kill-agent":
+		require.NotEmpty(t, result.Promoted)
 	}
 }
 
@@ -114,16 +142,25 @@ func TestLiveWithoutTerminal(t *testing.T) { //nolint:paralleltest // the reaper
 }
 
 // However a demo ends, nothing of it is left: when it is asked to end, by its
-// own doing; when it is killed, by its etcd's.
+// own doing; when it is killed, by its sweeper's. Not an agent, nor a server that
+// has lost its own, nor an etcd that stands still.
 func TestNothingIsLeft(t *testing.T) {
 	t.Parallel()
 	testbed.NeedPostgres(t)
 	program := buildProgram(t)
-	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
-		t.Run(sig.String(), func(t *testing.T) {
+	tests := []struct {
+		sig         syscall.Signal
+		script, say string // ended when it says this
+	}{
+		{sig: syscall.SIGINT, script: "kill-agent", say: "the agent of a is killed"},
+		{sig: syscall.SIGKILL, script: "kill-agent", say: "the agent of a is killed"},
+		{sig: syscall.SIGKILL, script: "dcs-freeze", say: "etcd is frozen"},
+	}
+	for _, test := range tests {
+		t.Run(test.script+" "+test.sig.String(), func(t *testing.T) {
 			t.Parallel()
 			temp := testbed.Dir(t)
-			cmd := exec.Command(program, "demo", "--script", "rejoin", "--json")
+			cmd := exec.Command(program, "demo", "--script", test.script, "--json", "--quick")
 			cmd.Env = append(os.Environ(), "TMPDIR="+temp)
 			progress, err := cmd.StderrPipe()
 			require.NoError(t, err)
@@ -131,19 +168,19 @@ func TestNothingIsLeft(t *testing.T) {
 			lines := bufio.NewReader(progress)
 			for {
 				line, err := lines.ReadString('\n')
-				require.NoError(t, err, "the demo ended before the cluster stood")
-				if strings.Contains(line, "leads on timeline") {
+				require.NoError(t, err, "the demo ended before it said %q", test.say)
+				if strings.Contains(line, test.say) {
 					break
 				}
 			}
 			require.NotEmpty(t, testbed.Running(temp))
-			require.NoError(t, cmd.Process.Signal(sig))
+			require.NoError(t, cmd.Process.Signal(test.sig))
 			_, err = cmd.Process.Wait()
 			require.NoError(t, err)
-			if sig == syscall.SIGKILL {
+			if test.sig == syscall.SIGKILL {
 				require.Eventually(t, func() bool {
 					left, err := os.ReadDir(temp)
-					return err == nil && len(left) == 0 && len(testbed.Running(temp)) == 0 // its etcd goes last
+					return err == nil && len(left) == 0 && len(testbed.Running(temp)) == 0 // its sweeper goes last
 				}, limit, 50*time.Millisecond)
 			}
 			nothingIsLeft(t, temp)

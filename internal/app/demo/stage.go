@@ -13,6 +13,7 @@ import (
 
 	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/dcs/etcd"
+	"github.com/pghad/pghad/ha"
 	"github.com/pghad/pghad/internal/app/clusterview"
 	"github.com/pghad/pghad/internal/reaper"
 	"github.com/pghad/pghad/internal/testbed"
@@ -25,19 +26,22 @@ const namespace = "service"
 // quickTiming is shorter than the defaults, which are for machines that are
 // apart. A dead node is noticed after ttl at the latest, plus the half second in
 // which etcd looks for expired leases.
-func quickTiming() map[string]string {
-	return map[string]string{
-		"ttl": "3s", "renew": "700ms", "margin": "1s", "observe": "500ms", "request": "700ms",
-		"removal_delay": "2s", "election_timeout": "5s",
-	}
+var quickTiming = ha.Timing{
+	TTL: 3 * time.Second, RenewEvery: 700 * time.Millisecond, Margin: time.Second, Observe: 500 * time.Millisecond,
+	Request: 700 * time.Millisecond, RemovalDelay: 2 * time.Second, ElectionTimeout: 5 * time.Second,
 }
 
-// timing of the nodes: none given are the daemon's defaults.
-func timing(o Options) map[string]string {
-	if o.Quick {
-		return quickTiming()
+// timingOf is the timing of the nodes, and what their configuration files say of
+// it: nothing where it is the daemon's own.
+func timingOf(o Options) (ha.Timing, map[string]string) {
+	if !o.Quick {
+		return ha.Timing{}.Defaults(), nil
 	}
-	return nil
+	t := quickTiming.Defaults()
+	return t, map[string]string{
+		"ttl": t.TTL.String(), "renew": t.RenewEvery.String(), "margin": t.Margin.String(), "observe": t.Observe.String(),
+		"request": t.Request.String(), "removal_delay": t.RemovalDelay.String(), "election_timeout": t.ElectionTimeout.String(),
+	}
 }
 
 // stage is everything that a demo consists of.
@@ -46,7 +50,9 @@ type stage struct {
 	began   time.Time
 	err     io.Writer // progress and logs
 	events  *events   // of the live picture; nil: progress goes to err
+	timing  ha.Timing // of the nodes
 	reaper  *reaper.Reaper
+	sweeper *sweeper
 	etcd    *etcdChild
 	store   dcs.Store
 	cluster *testbed.Cluster
@@ -75,14 +81,22 @@ func (s *stage) build(ctx context.Context, o Options) error {
 	if s.dir, err = testbed.MakeDir("pghad-demo-"); err != nil {
 		return err
 	}
-	if s.etcd, err = startEtcd(o.Program, s.dir); err != nil {
+	if s.sweeper, err = startSweeper(o.Program, s.dir); err != nil {
+		return err
+	}
+	if s.etcd, err = newEtcd(o.Program, s.dir); err != nil {
+		return err
+	}
+	if err := s.etcd.start(); err != nil {
 		return err
 	}
 	if s.store, err = etcd.Open(ctx, etcd.Config{Endpoints: []string{s.etcd.url}}); err != nil {
 		return err
 	}
+	timing, written := timingOf(o)
+	s.timing = timing
 	s.cluster, err = testbed.NewCluster(testbed.ClusterConfig{
-		Binary: o.Program, Dir: s.dir, Endpoints: []string{s.etcd.url}, BinDir: o.BinDir, Timing: timing(o),
+		Binary: o.Program, Dir: s.dir, Endpoints: []string{s.etcd.url}, BinDir: o.BinDir, Timing: written,
 		Parameters: map[string]string{"shared_buffers": "32MB"},
 	})
 	if err != nil {
@@ -94,28 +108,13 @@ func (s *stage) build(ctx context.Context, o Options) error {
 	if s.looker, err = workload.NewLooker(s.cluster.Target()); err != nil {
 		return err
 	}
-	if err := s.awaitEtcd(ctx); err != nil {
+	if err := s.etcd.awaitServing(ctx); err != nil {
 		return err
 	}
 	return s.cluster.Start()
 }
 
 func (s *stage) ledgerPath() string { return filepath.Join(s.dir, "ledger") }
-
-// awaitEtcd waits until etcd serves.
-func (s *stage) awaitEtcd(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, etcdStart)
-	defer cancel()
-	return until(ctx, 20*time.Millisecond, "etcd to serve", func(ctx context.Context) error {
-		select {
-		case <-s.etcd.child.Done():
-			return fatal{fmt.Errorf("etcd ended while it started: %w: %s", s.etcd.child.Err(), tailOf(filepath.Join(s.dir, "etcd", "output.log")))}
-		default:
-		}
-		_, err := s.view(ctx)
-		return err
-	})
-}
 
 // view reads the records of the cluster.
 func (s *stage) view(ctx context.Context) (clusterview.View, error) {
@@ -241,7 +240,10 @@ func (s *stage) tearDown(keep bool) error {
 		errs = append(errs, s.store.Close())
 	}
 	if s.etcd != nil {
-		errs = append(errs, s.etcd.stop())
+		errs = append(errs, s.etcd.kill()) // its data is not needed any more
+	}
+	if s.sweeper != nil {
+		errs = append(errs, s.sweeper.stop())
 	}
 	if s.dir != "" && !keep {
 		errs = append(errs, os.RemoveAll(s.dir))

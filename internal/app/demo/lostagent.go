@@ -1,0 +1,104 @@
+package demo
+
+import (
+	"context"
+	"time"
+
+	"github.com/pghad/pghad/internal/workload"
+)
+
+const (
+	// orphanTime is how much longer than a lease a killed agent stays away.
+	orphanTime = 5 * time.Second
+	// restartTime is how long an agent that is restarted stays away.
+	restartTime = time.Second
+)
+
+// killAgent kills the agent of the primary and leaves its PostgreSQL running,
+// until well after another node must have taken over. The orphan believes that it
+// is the primary; what it is sent must not be acknowledged any more.
+func (p *play) killAgent(ctx context.Context) error {
+	if err := p.strike("the agent", p.cluster.KillAgent); err != nil {
+		return err
+	}
+	killed := time.Now()
+	if err := p.awaitWrites(ctx); err != nil {
+		return err
+	}
+	if err := p.wait(ctx, p.timing.TTL+orphanTime-time.Since(killed)); err != nil {
+		return err
+	}
+	view, err := p.view(ctx)
+	if err != nil {
+		return err
+	}
+	if view.Leader == p.victim {
+		p.breakf("%s still leads, %s after its agent was killed", p.victim, p.timing.TTL+orphanTime)
+	}
+	_, running := p.cluster.Postmaster(p.victim)
+	if err := p.cluster.StartNode(p.victim); err != nil {
+		return err
+	}
+	if running == nil {
+		p.sayf("the agent of %s is started again; its orphaned PostgreSQL still runs", p.victim)
+	} else {
+		p.sayf("the agent of %s is started again; its PostgreSQL has ended", p.victim)
+	}
+	if err := p.awaitRejoined(ctx); err != nil {
+		return err
+	}
+	return p.tellLate()
+}
+
+// tellLate says how often the deposed primary was tried.
+func (p *play) tellLate() error {
+	_, entries, err := workload.ReadLedger(p.ledgerPath())
+	if err != nil {
+		return err
+	}
+	acknowledged := 0
+	late := workload.Late(entries, p.victim)
+	for _, entry := range late {
+		if entry.Outcome == workload.Acknowledged {
+			acknowledged++
+		}
+	}
+	p.sayf("%s was sent %d writes after its successor had acknowledged one; it acknowledged %d of them", p.victim, len(late), acknowledged)
+	return nil
+}
+
+// restartAgent kills the agent of the primary and starts it again within its
+// lease. Clients are to notice nothing: the same server goes on in the same term.
+func (p *play) restartAgent(ctx context.Context) error {
+	before, err := p.view(ctx)
+	if err != nil {
+		return err
+	}
+	postmaster, err := p.cluster.Postmaster(p.victim)
+	if err != nil {
+		return err
+	}
+	if err := p.strike("the agent", p.cluster.KillAgent); err != nil {
+		return err
+	}
+	if err := p.wait(ctx, restartTime); err != nil {
+		return err
+	}
+	if err := p.cluster.StartNode(p.victim); err != nil {
+		return err
+	}
+	p.sayf("the agent of %s is started again", p.victim)
+	if err := p.keep(ctx, before); err != nil {
+		return err
+	}
+	if p.lock.TermAfter != before.Term {
+		p.breakf("the term was %d before and is %d now", before.Term, p.lock.TermAfter)
+	}
+	switch now, err := p.cluster.Postmaster(p.victim); {
+	case err != nil:
+		p.breakf("%v", err)
+	case now != postmaster:
+		p.breakf("the postmaster of %s was process %d before and is %d now", p.victim, postmaster, now)
+	}
+	return p.awaitRejoined(ctx)
+}
