@@ -305,6 +305,7 @@ func (n *Node) act(ctx context.Context, plan role.Plan, v look) (time.Duration, 
 	if n.office != nil {
 		if err := n.office.warrant.Check(); err != nil {
 			n.endOffice(ctx, false, err)
+			return 0, nil // the look is older than the stop
 		}
 	}
 	if plan.Action != role.Elect {
@@ -404,7 +405,9 @@ func (n *Node) stand(ctx context.Context, v look) (time.Duration, error) {
 // elect lets the Elector do one step. It gives up the membership first: who
 // votes does not stream.
 func (n *Node) elect(ctx context.Context, v look) (time.Duration, error) {
-	if bound := n.promiser.bound(); bound > 0 {
+	state := v.records.Failover.Value
+	handed := state.Handover != nil && state.Winner == n.self() // by the very primary that it may have promised
+	if bound := n.promiser.bound(); bound > 0 && !handed {
 		// It goes on streaming, and the primary may come back.
 		out, err := n.elector.Step(ctx, v.records)
 		n.why = out.Plan.Why

@@ -189,8 +189,8 @@ func (n *Node) warrantAnew(ctx context.Context, v look, mark OfficeMark) (*Offic
 	return n.elector.Return(asked, v.records)
 }
 
-// regain gets a lease again for a term that lives on promises, or on maintenance,
-// now that the store answers.
+// regain gets a lease again for a term that lives on promises or on maintenance,
+// now that the store answers, or whose key has vanished from the store.
 func (n *Node) regain(ctx context.Context, v look) (time.Duration, error) {
 	o, leader := n.office, v.records.Leader
 	switch {
@@ -198,11 +198,14 @@ func (n *Node) regain(ctx context.Context, v look) (time.Duration, error) {
 		return 0, n.stepDown(ctx, fmt.Errorf("%w: %s holds `leader`", ErrFenced, leader.Holder))
 	case v.recorded().Primary != n.self():
 		return 0, n.stepDown(ctx, fmt.Errorf("%w: the recorded primary is %s", ErrFenced, v.recorded().Primary))
-	case !v.primary() && v.stopped() && !n.memory.State().Maintenance:
-		n.endOffice(ctx, true, errors.New("the server has ended, and the store was away"))
-		return 0, nil
-	case !v.primary():
-		return shortPause, errors.New("the lease has ended, and the server does not say that it serves")
+	case v.primary() && v.server.Timeline == o.Timeline:
+	case n.memory.State().Maintenance:
+		n.why = "maintenance is on, the lease has ended, and the server does not serve in the term's timeline"
+		return n.cfg.Timing.Observe, nil
+	case v.server.Health == pg.HealthUnknown:
+		return shortPause, errors.New("the lease has ended, and the server does not answer")
+	default:
+		return 0, n.stepDown(ctx, errors.New("the lease has ended, and the server does not serve in the term's timeline"))
 	}
 	office, err := n.warrantAnew(ctx, v, OfficeMark{Term: o.Term, Nonce: o.Nonce, Token: o.Lease.Token()})
 	if err != nil {
