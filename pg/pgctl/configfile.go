@@ -140,7 +140,7 @@ func (c *Controller) managed(s settings) []setting {
 	if c.cfg.version >= syncMethodVersion && !c.userSets(syncMethod) {
 		lines = append(lines, setting{syncMethod, syncMethodValue})
 	}
-	return append(lines, setting{revisionParameter, strconv.FormatUint(s.Revision, 10)})
+	return append(lines, setting{revisionParameter, s.revision()})
 }
 
 // userSets reports whether the user has set a parameter.
@@ -255,7 +255,9 @@ func splitSetting(line string) (name, value string) {
 }
 
 // change puts settings in force: it writes them and, if a server runs, reloads
-// and waits until a new session shows them.
+// and waits until a new session shows them. When it is cut off, or the controller
+// is killed, nobody knows which are in force until the next change has ended:
+// see settle.
 func (c *Controller) change(ctx context.Context, edit func(*settings)) error {
 	s, err := c.prepare(edit)
 	if err != nil {
@@ -269,6 +271,22 @@ func (c *Controller) change(ctx context.Context, edit func(*settings)) error {
 		return err
 	}
 	return c.awaitRevision(ctx, server, s)
+}
+
+// settle ends a change that was cut off. Until then its settings lie in the note,
+// or in the files, and would come into force by any reload or restart: behind the
+// back of who has just seen the old ones.
+func (c *Controller) settle(ctx context.Context) error {
+	ctx, done, err := c.begin(ctx, "settle the settings")
+	if err != nil {
+		return err
+	}
+	defer done()
+	if c.showsRevision(ctx, c.current()) == nil {
+		return nil // the change was only under way
+	}
+	c.log.Warn("a change of the settings was cut off and is carried out again")
+	return c.change(ctx, func(*settings) {})
 }
 
 // prepare writes settings without a reload.
@@ -317,12 +335,13 @@ func (c *Controller) showsRevision(ctx context.Context, want settings) error {
 		return err
 	}
 	switch {
-	case row[0] != strconv.FormatUint(want.Revision, 10):
+	case row[0] != want.revision():
 		return fmt.Errorf("a new session shows revision %q of the configuration, not %d", row[0], want.Revision)
 	case row[1] != c.conninfo(want.Upstream):
 		return errors.New("a new session shows another primary_conninfo than was written")
 	case row[2] != want.Sync:
 		return fmt.Errorf("a new session shows synchronous_standby_names %q, not %q", row[2], want.Sync)
 	}
+	c.confirm(row[0])
 	return nil
 }

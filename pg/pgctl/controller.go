@@ -45,7 +45,8 @@ type Controller struct {
 	cancelTurn context.CancelCauseFunc // of the operation that runs, nil if none may be ended
 	stops      int                     // Stop calls under way
 	closed     bool
-	settings   settings // in force, or to be in force at the next start
+	settings   settings // in force, or to be in force at the next start, or on their way
+	confirmed  settings // those that the server was last seen to have in force
 
 	lock *os.File // keeps other controllers away from StateDir
 

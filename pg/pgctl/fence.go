@@ -111,7 +111,7 @@ func (c *Controller) lookFence(ctx context.Context, before fenceLook) (fenceLook
 		return look, err
 	}
 	look.standby = row[0] == "t"
-	look.deaf = row[1] == strconv.FormatUint(c.current().Revision, 10) && c.current().Upstream.IsZero() && row[2] == "" && row[3] == ""
+	look.deaf = c.confirm(row[1]) && c.current().Upstream.IsZero() && row[2] == "" && row[3] == ""
 	for text := range strings.FieldsSeq(row[4]) {
 		pid, err := strconv.Atoi(text)
 		if err != nil {

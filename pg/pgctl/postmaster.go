@@ -63,7 +63,8 @@ func (c *Controller) spawn() (*postmaster, error) {
 		send: func(s syscall.Signal) error { return cmd.Process.Signal(s) },
 	}
 	c.arrived(server)
-	go func() { // its owner is the postmaster: it ends with it, see Close
+	c.confirm(c.current().revision()) // it reads what was written for it
+	go func() {                       // its owner is the postmaster: it ends with it, see Close
 		err := cmd.Wait()
 		c.departed(server, err)
 	}()
@@ -181,17 +182,40 @@ func (c *Controller) pidFile() pidFile {
 	return file
 }
 
-// removeStalePidFile removes a postmaster.pid that would keep a server from
-// starting although the process that it names is not one on this data
-// directory: a zombie, or a number used anew. A file of a process that does not
-// exist is left to PostgreSQL, which looks for its shared memory too.
-func (c *Controller) removeStalePidFile() error {
-	pid := c.pidFile().pid
-	if pid == 0 || errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) || isServerProcess(pid, c.cfg.DataDir) {
+// removeStaleLocks removes lock files that would keep a server from starting
+// although the process that they name is not one on this data directory: a
+// zombie, or a number used anew. PostgreSQL takes whatever has the number for
+// another postmaster. A file of a process that does not exist is left to
+// PostgreSQL, which looks for its shared memory too.
+func (c *Controller) removeStaleLocks() error {
+	if pid := c.pidFile().pid; c.isStale(pid) {
+		c.log.Warn("a stale postmaster.pid is removed", "pid", pid)
+		if err := removeIfExists(c.dataPath("postmaster.pid")); err != nil {
+			return err
+		}
+	}
+	// The socket has one too. That of another data directory is not ours to judge.
+	path := c.cfg.socketPath() + ".lock"
+	text, err := os.ReadFile(path) //nolint:gosec // a file of the configured directories
+	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	c.log.Warn("a stale postmaster.pid is removed", "pid", pid)
-	return removeIfExists(c.dataPath("postmaster.pid"))
+	if err != nil {
+		return fmt.Errorf("lock file of the socket: %w", err)
+	}
+	lines := strings.SplitN(string(text), "\n", 3)
+	pid, err := strconv.Atoi(strings.TrimSpace(lines[0]))
+	if err != nil || len(lines) < 2 || strings.TrimSpace(lines[1]) != c.cfg.DataDir || !c.isStale(pid) {
+		return nil //nolint:nilerr // not a file of PostgreSQL: it says so itself
+	}
+	c.log.Warn("a stale lock file of the socket is removed", "pid", pid)
+	return removeIfExists(path)
+}
+
+// isStale reports whether a process exists that has the number of a server on
+// this data directory and is none.
+func (c *Controller) isStale(pid int) bool {
+	return pid > 1 && !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) && !isServerProcess(pid, c.cfg.DataDir)
 }
 
 // drain waits until no process of the server is left. Backends notice the end

@@ -102,7 +102,7 @@ func (c *Controller) launch(ctx context.Context, edit func(*settings), warrant p
 	if err := c.drain(ctx); err != nil {
 		return err
 	}
-	if err := c.removeStalePidFile(); err != nil {
+	if err := c.removeStaleLocks(); err != nil {
 		return err
 	}
 	if _, err := c.removePlaceholders(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/pghad/pghad/pg"
@@ -77,6 +78,37 @@ func (c *Controller) current() settings {
 	defer c.mu.Unlock()
 	return c.settings
 }
+
+// confirm notes that the server has shown a revision of the settings, and
+// reports whether it is that of the current ones.
+func (c *Controller) confirm(revision string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if revision != c.settings.revision() {
+		return false
+	}
+	c.confirmed = c.settings
+	return true
+}
+
+// gateOf says whether clients are admitted by a server that shows a revision of
+// the settings. Of one that this controller has not written, in its life or in
+// the note of the one before it, nobody knows: then they count as locked out,
+// and OpenGate settles it.
+func (c *Controller) gateOf(revision string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch revision {
+	case c.settings.revision():
+		return c.settings.GateOpen
+	case c.confirmed.revision():
+		return c.confirmed.GateOpen
+	}
+	return false
+}
+
+// revision is the number of the settings as a server shows it.
+func (s settings) revision() string { return strconv.FormatUint(s.Revision, 10) }
 
 // remember makes settings the current ones, durably first.
 func (c *Controller) remember(s settings) error {

@@ -35,6 +35,7 @@ SELECT json_build_object(
  'page', current_setting('wal_block_size')::int,
  'conninfo', current_setting('primary_conninfo'),
  'sync', current_setting('synchronous_standby_names'),
+ 'revision', current_setting('` + revisionParameter + `', true),
  'started', to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
  'startup', (SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'startup'),
  'receiver', (SELECT json_build_object('state', status, 'host', sender_host, 'port', sender_port, 'slot', slot_name, 'timeline', received_tli)
@@ -58,6 +59,7 @@ type statusRow struct {
 	Page     uint64       `json:"page"`
 	Conninfo string       `json:"conninfo"`
 	Sync     string       `json:"sync"`
+	Revision string       `json:"revision"`
 	Started  time.Time    `json:"started"`
 	Startup  string       `json:"startup"`
 	Receiver *receiverRow `json:"receiver"`
@@ -174,7 +176,7 @@ func (c *Controller) processStatus() pg.Status {
 		return status
 	}
 	status.Postgres = c.server.pid
-	status.GateOpen = c.settings.GateOpen
+	status.GateOpen = c.confirmed.GateOpen
 	status.Process = pg.ProcessStarting
 	if file.pid == c.server.pid {
 		switch file.status {
@@ -213,6 +215,8 @@ func (c *Controller) absentStatus(ctx context.Context, status pg.Status) (pg.Sta
 }
 
 func (c *Controller) fill(status *pg.Status, row statusRow) error {
+	status.GateOpen = c.gateOf(row.Revision)
+	c.confirm(row.Revision)
 	status.Version = row.Version
 	status.SystemID = row.System
 	status.Replayed = row.Replayed

@@ -49,6 +49,7 @@ func (c *Controller) stop(ctx context.Context, mode pg.StopMode) error {
 	if server != nil {
 		select {
 		case <-server.gone:
+		case <-c.lifetime.Done(): // nobody looks any more
 		case <-ctx.Done():
 			return fmt.Errorf("stop PostgreSQL: it is still stopping: %w", context.Cause(ctx))
 		}
@@ -88,7 +89,10 @@ func (c *Controller) awaitKilled(ctx context.Context, server *postmaster) error 
 		}
 		if len(left) == 0 {
 			if server != nil {
-				<-server.gone // its parent only has to look
+				select {
+				case <-server.gone: // its parent only has to look
+				case <-c.lifetime.Done(): // nobody looks any more
+				}
 			}
 			return nil
 		}

@@ -41,41 +41,51 @@ func (c *Controller) setSync(ctx context.Context, value string) error {
 	return c.remember(s)
 }
 
-// SyncView implements ha.SyncSetter.
+// SyncView implements ha.SyncSetter. It first ends a change of the settings that
+// was cut off, with this controller's context or with the life of the one before
+// it: what it shows stays in force until the next SetSync.
 func (c *Controller) SyncView(ctx context.Context) (pg.SyncView, error) {
 	ctx, cancel := c.short(ctx, "view of synchronous replication")
 	defer cancel()
-	view, err := c.syncView(ctx)
+	view, settled, err := c.syncView(ctx)
+	if err == nil && !settled {
+		if err = c.settle(ctx); err == nil {
+			view, _, err = c.syncView(ctx)
+		}
+	}
 	if err != nil {
 		return pg.SyncView{}, fmt.Errorf("view of synchronous replication: %w", err)
 	}
 	return view, nil
 }
 
-func (c *Controller) syncView(ctx context.Context) (view pg.SyncView, err error) {
+// syncView looks once, and reports whether the settings that were written last
+// are in force.
+func (c *Controller) syncView(ctx context.Context) (view pg.SyncView, settled bool, err error) {
 	session, err := c.newSession(ctx, "open a session")
 	if err != nil {
-		return view, err
+		return view, false, err
 	}
 	defer session.close()
 	row, err := session.row(ctx, `SELECT current_setting('synchronous_standby_names'),
  CASE WHEN pg_is_in_recovery() THEN '0/0' ELSE pg_current_wal_flush_lsn() END,
- `+sendersQuery)
+ `+sendersQuery+`, current_setting('`+revisionParameter+`', true)`)
 	if err != nil {
-		return view, err
+		return view, false, err
 	}
+	settled = c.confirm(row[3])
 	if view.Setting, err = pg.ParseSyncSetting(row[0]); err != nil {
-		return view, err
+		return view, settled, err
 	}
 	if view.Flush, err = pg.ParseLSN(row[1]); err != nil {
-		return view, err
+		return view, settled, err
 	}
 	if row[2] != "" {
 		var senders senderRows
 		err = json.Unmarshal([]byte(row[2]), &senders)
 		view.Senders = senders.sorted()
 	}
-	return view, err
+	return view, settled, err
 }
 
 // DropSenders implements ha.SyncSetter. Those are meant that run when it is
