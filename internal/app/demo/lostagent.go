@@ -35,16 +35,12 @@ func (p *play) killAgent(ctx context.Context) error {
 	if view.Leader == p.victim {
 		p.breakf("%s still leads, %s after its agent was killed", p.victim, p.timing.TTL+orphanTime)
 	}
-	_, running := p.cluster.Postmaster(p.victim)
-	if err := p.cluster.StartNode(p.victim); err != nil {
-		return err
+	orphan := "its orphaned PostgreSQL still runs"
+	if _, err := p.cluster.Postmaster(p.victim); err != nil {
+		orphan = "its PostgreSQL has ended"
 	}
-	if running == nil {
-		p.sayf("the agent of %s is started again; its orphaned PostgreSQL still runs", p.victim)
-	} else {
-		p.sayf("the agent of %s is started again; its PostgreSQL has ended", p.victim)
-	}
-	if err := p.awaitRejoined(ctx); err != nil {
+	p.sayf("the agent of %s is started again; %s", p.victim, orphan)
+	if err := p.bringBack(ctx); err != nil {
 		return err
 	}
 	return p.tellLate()

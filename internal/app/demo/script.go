@@ -174,11 +174,29 @@ func (p *play) rejoin(ctx context.Context) error {
 	if err := p.wait(ctx, time.Second); err != nil { // rows that the old primary lacks
 		return err
 	}
+	p.sayf("%s is started again", p.victim)
+	return p.bringBack(ctx)
+}
+
+// bringBack starts the agent of the node that was hit and waits until the node
+// counts again.
+func (p *play) bringBack(ctx context.Context) error {
+	traces, err := p.cluster.Traces(p.victim)
+	if err != nil {
+		return err
+	}
 	if err := p.cluster.StartNode(p.victim); err != nil {
 		return err
 	}
-	p.sayf("%s is started again", p.victim)
-	return p.awaitRejoined(ctx)
+	if err := p.awaitRejoined(ctx); err != nil {
+		return err
+	}
+	back, err := traces.Comeback()
+	if err != nil {
+		return err
+	}
+	p.sayf("%s came back by: %s", p.victim, back)
+	return nil
 }
 
 // strike hits the primary.
