@@ -20,6 +20,7 @@ import (
 //	expect at 40s leader a         who holds the leader lock then; "nobody"
 //	expect at 40s primary a        whose server takes writes then; "nobody"
 //	expect at 40s switchover done  the phase of the last switchover then; "none"
+//	expect at 40s maintenance on   whether it is on, "leaving", or "off"
 //	expect leader a                as above, in the end
 //
 // Writes are looked at from the first commit to the end of the plan's length.
@@ -57,7 +58,7 @@ func parseExpectation(words []string) (Expectation, error) {
 		_, err = strconv.ParseUint(e.Want, 10, 31)
 	case "writes":
 		_, err = time.ParseDuration(e.Want)
-	case "leader", "primary", "switchover":
+	case "leader", "primary", "switchover", "maintenance":
 	default:
 		return e, fmt.Errorf("unknown expectation %q", e.What)
 	}
@@ -110,6 +111,10 @@ func (s *simulation) fulfilled(e Expectation) (got string, ok bool) {
 		if s.records.SwitchoverState.Value == record.SwitchoverNone {
 			got = "none"
 		}
+	case "maintenance":
+		got = map[record.MaintenanceMode]string{
+			record.MaintenanceOff: "off", record.MaintenanceOn: "on", record.MaintenanceLeaving: "leaving",
+		}[s.records.Maintenance.Mode.Value]
 	}
 	if got == "" {
 		got = "nobody"

@@ -10,13 +10,16 @@ import (
 	"github.com/pghad/pghad/ha"
 )
 
-// NewPlan draws a plan from a seed. The draws of the topology, of the workload
-// and of the faults do not shift one another.
+// NewPlan draws a plan from a seed. The draws of the topology, of the workload,
+// of the faults, of outages of the store and of what operators do, do not shift
+// one another.
 func NewPlan(seed uint64) Plan {
 	p := Plan{Seed: seed}
 	drawTopology(&p, newRand(seed, streamTopology))
 	drawWorkload(&p, newRand(seed, streamWorkload))
 	drawIncidents(&p, newRand(seed, streamFaults))
+	drawOutages(&p, newRand(seed, streamOutages))
+	drawPlanned(&p, newRand(seed, streamPlanned))
 	return p
 }
 
@@ -78,6 +81,12 @@ func target(p *Plan, r *rand.Rand) string {
 
 // CrashPoints are the effects of ha.Node: each can be struck before and after.
 func CrashPoints() []string { return slices.Clone(points) }
+
+// switchoverPoints are those of a switchover, on both sides of it.
+var switchoverPoints = []string{
+	"switchover/accept", "switchover/stopping", "switchover/yield", "switchover/pledge", "switchover/commit", "switchover/finish",
+	"election/take-over", "server/promote",
+}
 
 var points = []string{
 	"election/open", "election/pledge", "election/fence", "election/vote", "election/name", "election/take-over",
@@ -148,6 +157,15 @@ var families = []family{
 			return Incident{Verb: "wall", Args: []string{target(p, r), step.String()}}
 		}
 		return Incident{Verb: "rate", Args: []string{target(p, r), fmt.Sprint(pick(r, 0.8, 0.95, 1.05, 1.25))}, For: span(p, r)}
+	}},
+	{"peers-cut", func(p *Plan, r *rand.Rand) Incident {
+		return Incident{Verb: "peers-cut", Args: []string{target(p, r)}, For: span(p, r)}
+	}},
+	{"fail", func(p *Plan, r *rand.Rand) Incident {
+		return Incident{
+			Verb: "fail", For: span(p, r),
+			Args: []string{target(p, r), pick(r, "promote/", "start/launch", "yield/", "checkpoint", "sync/settings", "standby/settings", "rewind/")},
+		}
 	}},
 	{"pause-replay", func(p *Plan, r *rand.Rand) Incident {
 		return Incident{Verb: "pause-replay", Args: []string{"replica" + strconv.Itoa(1+r.IntN(p.Nodes-1))}, For: span(p, r)}
@@ -224,5 +242,113 @@ func drawIncidents(p *Plan, r *rand.Rand) {
 		p.Core = slices.Delete(names, out, out+1)
 	case 2, 3, 4: // one is lost when all is well again
 		p.Leaves = names[out]
+	}
+}
+
+// outages are ways to lose the store, longer than a lease lasts.
+var outages = []func(p *Plan, r *rand.Rand) []Incident{
+	func(p *Plan, r *rand.Rand) []Incident { // for all
+		return []Incident{{Verb: "dcs-down", For: long(p, r)}}
+	},
+	func(p *Plan, r *rand.Rand) []Incident { // and nodes cannot ask one another
+		return []Incident{{Verb: "dcs-down", For: long(p, r)}, {Verb: "peers-cut", Args: []string{target(p, r)}, For: long(p, r)}}
+	},
+	func(p *Plan, r *rand.Rand) []Incident { // for the leader: the requests, or the replies only
+		links := pick(r, []string{"leader", storeHost}, []string{storeHost, "leader"})
+		return []Incident{{Verb: "cut", Args: links, For: long(p, r)}}
+	},
+	func(p *Plan, r *rand.Rand) []Incident { // for the leader and some of the others
+		return []Incident{
+			{Verb: "dcs-cut", Args: []string{"leader"}, For: long(p, r)}, {Verb: "dcs-cut", Args: []string{"replica1"}, For: long(p, r)},
+		}
+	},
+	func(p *Plan, r *rand.Rand) []Incident { // for all the others
+		var all []Incident
+		for n := range p.Nodes - 1 {
+			all = append(all, Incident{Verb: "dcs-cut", Args: []string{"replica" + strconv.Itoa(1+n)}, For: long(p, r)})
+		}
+		return all
+	},
+	func(p *Plan, r *rand.Rand) []Incident { // which does not refuse, but hang
+		return []Incident{{Verb: "dcs-stall", For: long(p, r)}}
+	},
+	func(p *Plan, r *rand.Rand) []Incident { // and an agent is restarted meanwhile
+		return []Incident{{Verb: "dcs-down", For: long(p, r)}, {Verb: "kill-agent", Args: []string{target(p, r)}, For: brief(r)}}
+	},
+	func(p *Plan, r *rand.Rand) []Incident { // and a node is lost meanwhile
+		verb := pick(r, "crash", "pause-host", "isolate", "kill-server")
+		return []Incident{{Verb: "dcs-down", For: long(p, r)}, {Verb: verb, Args: []string{target(p, r)}, For: span(p, r)}}
+	},
+}
+
+// drawOutages lets every third plan lose the store, a few times.
+func drawOutages(p *Plan, r *rand.Rand) {
+	if r.IntN(3) > 0 {
+		return
+	}
+	for at := warmUp + time.Duration(r.Int64N(int64(20*time.Second))); at < p.Length; {
+		for _, i := range outages[r.IntN(len(outages))](p, r) {
+			i.At = at.Round(time.Millisecond)
+			p.Incidents = append(p.Incidents, i)
+			at += time.Duration(r.Int64N(int64(p.Timing.TTL)))
+		}
+		at += long(p, r) + time.Duration(r.ExpFloat64()*float64(20*time.Second))
+	}
+}
+
+// planned are what operators do. Somewhat later something may come in between.
+var planned = []func(p *Plan, r *rand.Rand) []Incident{
+	func(p *Plan, r *rand.Rand) []Incident {
+		return []Incident{switchTo(p, r)}
+	},
+	func(p *Plan, r *rand.Rand) []Incident {
+		return []Incident{switchTo(p, r), families[r.IntN(len(families))].draw(p, r)}
+	},
+	func(p *Plan, r *rand.Rand) []Incident { // the agent dies in the middle of it
+		return []Incident{switchTo(p, r), {
+			Point: pick(r, "before ", "after ") + pick(r, switchoverPoints...), Host: "any", Nth: 1,
+			Verb: pick(r, "kill-agent", "kill-agent", "crash", "pause-agent", "dcs-cut", "isolate"), Args: []string{"self"}, For: pick(r, brief(r), span(p, r)),
+		}}
+	},
+	func(p *Plan, r *rand.Rand) []Incident {
+		return []Incident{{Verb: "storm", For: span(p, r)}}
+	},
+	func(p *Plan, r *rand.Rand) []Incident {
+		return []Incident{{Verb: "maintenance-on", For: long(p, r)}}
+	},
+	func(p *Plan, r *rand.Rand) []Incident { // for which there is a reason
+		return []Incident{
+			{Verb: "maintenance-on", For: 2 * long(p, r)}, {Verb: "manual-stop", Args: []string{target(p, r)}, For: span(p, r)},
+			ousters[r.IntN(len(ousters))].draw(p, r),
+		}
+	},
+}
+
+func switchTo(p *Plan, r *rand.Rand) Incident {
+	to := "best"
+	if r.IntN(2) == 0 {
+		to = "replica" + strconv.Itoa(1+r.IntN(p.Nodes-1))
+	}
+	return Incident{Verb: "switchover", Args: []string{to}}
+}
+
+// drawPlanned lets operators loose on every second plan.
+func drawPlanned(p *Plan, r *rand.Rand) {
+	if r.IntN(2) > 0 {
+		return
+	}
+	for at := warmUp + time.Duration(r.Int64N(int64(15*time.Second))); at < p.Length; {
+		do := planned[r.IntN(2)] // most often a switchover, with or without trouble
+		if r.IntN(2) == 0 {
+			do = planned[r.IntN(len(planned))]
+		}
+		for _, i := range do(p, r) {
+			if i.Point == "" {
+				i.At = at.Round(time.Millisecond)
+			}
+			p.Incidents = append(p.Incidents, i)
+			at += time.Duration(r.Int64N(int64(5 * time.Second)))
+		}
+		at += 10*time.Second + time.Duration(r.ExpFloat64()*float64(15*time.Second))
 	}
 }

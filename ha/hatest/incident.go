@@ -422,7 +422,7 @@ func (s *simulation) expire(h *host) func() {
 func (s *simulation) hook(a *agent, point string) {
 	for k := range s.waiting {
 		i := &s.waiting[k]
-		if i.Verb == "" || i.Point != point || (i.Host != "any" && i.Host != a.host.name) {
+		if i.Verb == "" || i.Point != point || (i.Host != "any" && i.Host != a.host.name) || s.world.now() < i.At {
 			continue
 		}
 		if i.Nth--; i.Nth > 0 {

@@ -55,7 +55,10 @@ func (s *simulation) beginAtDesk(i Incident, h *host) (undo func()) {
 // operate lets an operator do something at the desk.
 func (s *simulation) operate(do func(context.Context, *desk) error) {
 	s.world.operateAs(func(ctx context.Context, a *agent, env Env) error {
-		err := do(ctx, &desk{agent: a, env: env, keys: s.keys})
+		d, err := newDesk(a, env, s.keys, s.plan.Timing)
+		if err == nil {
+			err = do(ctx, d)
+		}
 		if err != nil {
 			env.Logger.Info("command has failed", "error", err)
 		}
@@ -64,7 +67,16 @@ func (s *simulation) operate(do func(context.Context, *desk) error) {
 }
 
 func (s *simulation) endMaintenance() {
+	s.maintained = s.world.now()
 	s.operate(func(ctx context.Context, d *desk) error { return d.maintenance(ctx, false) })
+}
+
+// tidy ends a maintenance that nobody wants any more: somebody has asked for it,
+// and given up, before the store did it.
+func (s *simulation) tidy() {
+	if s.healed && s.records.Maintenance.Mode.Value == record.MaintenanceOn && s.world.now()-s.maintained > 2*patienceAtDesk {
+		s.endMaintenance()
+	}
 }
 
 // storm is several operators who do not talk to one another, for a while.

@@ -3,7 +3,6 @@ package hatest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/pghad/pghad/dcs"
@@ -33,28 +32,35 @@ func (w *World) operateAs(program func(context.Context, *agent, Env) error) {
 	a.run(func(ctx context.Context, env Env) error { return program(ctx, a, env) }, a.env())
 }
 
-// desk is what an operator has: the command line, which is a client of the
-// store, and tools that write into the store whatever one likes.
+// desk is what an operator has: the commands, which need the store only, and
+// tools that write into the store whatever one likes.
 type desk struct {
 	agent *agent
 	env   Env
 	keys  record.Keys
+	cmd   *ha.Operator
 }
 
-// errRefused is why a command ends that does not write anything.
-var errRefused = errors.New("refused")
+func newDesk(a *agent, env Env, keys record.Keys, timing ha.Timing) (*desk, error) {
+	cmd, err := ha.NewOperator(ha.OperatorConfig{
+		Store: env.Store, Keys: keys, Timing: timing, Clock: env.Clock, Wall: env.Wall, Rand: env.Rand, Logger: env.Logger,
+	})
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says what it was
+	}
+	return &desk{agent: a, env: env, keys: keys, cmd: cmd}, nil
+}
 
-// patienceAtDesk is how long a command goes on trying.
+// patienceAtDesk is how long an operator goes on trying.
 const patienceAtDesk = 30 * time.Second
 
-// insist does something with the records again and again until it is done or
-// refused: what an operator does whose command says that the store did not
-// answer.
-func (d *desk) insist(ctx context.Context, do func(context.Context, record.Cluster) error) error {
+// insist gives a command again and again until it is done or refused: what an
+// operator does when it says that the store did not answer.
+func (d *desk) insist(ctx context.Context, command func(context.Context) error) error {
 	began := d.env.Clock.Now()
 	for {
-		err := d.try(ctx, do)
-		if err == nil || errors.Is(err, errRefused) || errors.Is(err, ErrDead) || d.env.Clock.Since(began) > patienceAtDesk {
+		err := command(ctx)
+		if err == nil || errors.Is(err, ha.ErrRefused) || errors.Is(err, ErrDead) || d.env.Clock.Since(began) > patienceAtDesk {
 			return err
 		}
 		if err := timectx.Sleep(ctx, d.env.Clock, 500*time.Millisecond); err != nil {
@@ -63,65 +69,36 @@ func (d *desk) insist(ctx context.Context, do func(context.Context, record.Clust
 	}
 }
 
-func (d *desk) try(ctx context.Context, do func(context.Context, record.Cluster) error) error {
-	ctx, cancel := timectx.With(ctx, d.env.Clock, 2*time.Second, "an operator's command")
-	defer cancel()
-	records, err := ha.ReadRecords(ctx, d.env.Store, d.keys)
-	if err != nil {
-		return err //nolint:wrapcheck // says what it was
-	}
-	return do(ctx, records)
-}
-
-func (d *desk) commit(ctx context.Context, txn dcs.Txn) error {
-	_, err := d.env.Store.Commit(ctx, txn)
-	return err //nolint:wrapcheck // says what it was
-}
-
-// switchoverTxn writes both records of a switchover where nobody has written
-// them since they were read.
-func (d *desk) switchoverTxn(now record.Cluster, phase record.SwitchoverPhase, value record.Switchover) dcs.Txn {
-	value.Format = record.Format
-	return dcs.Txn{
-		If: []dcs.Guard{now.SwitchoverState.Guard(d.keys.SwitchoverState()), now.Switchover.Guard(d.keys.SwitchoverMaster())},
-		Then: []dcs.Op{
-			{Key: d.keys.SwitchoverState(), Value: []byte(phase)},
-			{Key: d.keys.SwitchoverMaster(), Value: record.Encode(value)},
-		},
-	}
-}
-
-// switchover asks the present primary to hand over to a node, or to the best.
+// switchover asks the present primary to hand over to a node, or to the best, and
+// watches it do so.
 func (d *desk) switchover(ctx context.Context, to string) error {
-	id, err := d.nonce()
+	var id string
+	err := d.insist(ctx, func(ctx context.Context) (err error) {
+		id, err = d.cmd.ScheduleSwitchover(ctx, ha.SwitchoverRequest{To: to, By: d.agent.name})
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	return d.insist(ctx, func(ctx context.Context, now record.Cluster) error {
-		switch {
-		case now.Switchover.Value.ID == id:
-			return nil // an attempt of which no reply came
-		case !now.Leader.Held():
-			return fmt.Errorf("%w: nobody leads", errRefused)
-		case now.SwitchoverState.Value.Open():
-			return fmt.Errorf("%w: another switchover is %s", errRefused, now.SwitchoverState.Value)
-		}
-		return d.commit(ctx, d.switchoverTxn(now, record.SwitchoverScheduled, record.Switchover{
-			Hostname: now.Leader.Holder, Timeline: now.Timeline.Value, Destination: to, ID: id,
-			By: d.env.Name, At: d.env.Wall().UTC().Format(time.RFC3339),
-		}))
-	})
+	ctx, cancel := timectx.With(ctx, d.env.Clock, d.cmd.SwitchoverBound(), "watching a switchover")
+	defer cancel()
+	result, err := d.cmd.AwaitSwitchover(ctx, id, nil)
+	d.env.Logger.Info("switchover watched", "phase", string(result.Phase), "leader", result.Leader, "reason", result.Reason, "error", err)
+	return nil
 }
 
-// cancel calls a switchover off, however far it has come.
+// cancel calls a switchover off.
 func (d *desk) cancel(ctx context.Context) error {
-	return d.insist(ctx, func(ctx context.Context, now record.Cluster) error {
-		if !now.SwitchoverState.Value.Open() {
-			return fmt.Errorf("%w: there is no switchover", errRefused)
+	return d.insist(ctx, func(ctx context.Context) error { return d.cmd.CancelSwitchover(ctx, "", d.agent.name) })
+}
+
+// maintenance turns it on, or asks for its end.
+func (d *desk) maintenance(ctx context.Context, on bool) error {
+	return d.insist(ctx, func(ctx context.Context) error {
+		if on {
+			return d.cmd.EnableMaintenance(ctx, d.agent.name)
 		}
-		value := now.Switchover.Value
-		value.Reason = "called off"
-		return d.commit(ctx, d.switchoverTxn(now, record.SwitchoverFailed, value))
+		return d.cmd.DisableMaintenance(ctx)
 	})
 }
 
@@ -143,46 +120,26 @@ var rubbish = map[string]func(now record.Cluster) (phase, value string){
 	"newer":  func(record.Cluster) (phase, value string) { return "scheduled", `{"format": 99, "hostname": "a"}` },
 	"middle": func(record.Cluster) (phase, value string) { return "stopping", `{"hostname": "a"}` },
 	"half":   func(record.Cluster) (phase, value string) { return "committed", "" },
-	"empty":  func(record.Cluster) (phase, value string) { return "", "" },
+	"failed": func(record.Cluster) (phase, value string) {
+		return "failed", `{"reason": "called off, however far it had come"}`
+	},
+	"empty": func(record.Cluster) (phase, value string) { return "", "" },
 }
 
 // garbage writes rubbish over the records of a switchover, whatever they are.
 func (d *desk) garbage(ctx context.Context, kind string) error {
-	return d.insist(ctx, func(ctx context.Context, now record.Cluster) error {
+	return d.insist(ctx, func(ctx context.Context) error {
+		ctx, cancel := timectx.With(ctx, d.env.Clock, 2*time.Second, "writing rubbish")
+		defer cancel()
+		now, err := ha.ReadRecords(ctx, d.env.Store, d.keys)
+		if err != nil {
+			return err //nolint:wrapcheck // says what it was
+		}
 		phase, value := rubbish[kind](now)
-		return d.commit(ctx, dcs.Txn{Then: []dcs.Op{
+		_, err = d.env.Store.Commit(ctx, dcs.Txn{Then: []dcs.Op{
 			{Key: d.keys.SwitchoverState(), Value: []byte(phase)},
 			{Key: d.keys.SwitchoverMaster(), Value: []byte(value)},
 		}})
+		return err //nolint:wrapcheck // says what it was
 	})
-}
-
-// maintenance turns it on, or asks for its end.
-func (d *desk) maintenance(ctx context.Context, on bool) error {
-	return d.insist(ctx, func(ctx context.Context, now record.Cluster) error {
-		mode := now.Maintenance.Mode
-		txn := dcs.Txn{If: []dcs.Guard{mode.Guard(d.keys.Maintenance())}}
-		switch {
-		case on && mode.Value == record.MaintenanceOn, !on && mode.Value != record.MaintenanceOn:
-			return nil
-		case !on:
-			txn.Then = []dcs.Op{{Key: d.keys.Maintenance(), Value: []byte(record.MaintenanceLeaving)}}
-			return d.commit(ctx, txn)
-		}
-		txn.If = append(txn.If, now.Maintenance.Since.Guard(d.keys.MaintenanceTS()), now.Maintenance.Master.Guard(d.keys.MaintenanceMaster()))
-		txn.Then = []dcs.Op{
-			{Key: d.keys.Maintenance(), Value: []byte(record.MaintenanceOn)},
-			{Key: d.keys.MaintenanceTS(), Value: []byte(d.env.Wall().UTC().Format(time.RFC3339))},
-			{Key: d.keys.MaintenanceMaster(), Value: []byte(now.Quorum.Value.Primary.Node)},
-		}
-		return d.commit(ctx, txn)
-	})
-}
-
-func (d *desk) nonce() (string, error) {
-	var b [4]byte
-	if _, err := d.env.Rand.Read(b[:]); err != nil {
-		return "", fmt.Errorf("an operator's id: %w", err)
-	}
-	return fmt.Sprintf("%x", b), nil
 }

@@ -86,6 +86,10 @@ func (o *oracle) fired(e pgtest.Event) {
 		}
 	case "writable":
 		o.becamePrimary(e.Node)
+	case "end of local WAL": // of a start as a primary
+		if o.sim.servers.cluster.Server(e.Node).Writable {
+			o.becamePrimary(e.Node)
+		}
 	}
 }
 

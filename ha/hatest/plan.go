@@ -36,7 +36,7 @@ type Plan struct {
 }
 
 // Incident is something that is done to the cluster: at a time, or when an
-// agent passes a crash point for the nth time.
+// agent passes a crash point for the nth time since then.
 type Incident struct {
 	At    time.Duration
 	Point string // "before election/vote"; empty: at the time At
@@ -67,9 +67,12 @@ var hostless = map[string]bool{"switchover": true, "garbage": true}
 // String is the line of the plan.
 func (i Incident) String() string {
 	var b strings.Builder
-	if i.Point == "" {
+	switch {
+	case i.Point == "":
 		fmt.Fprintf(&b, "at %s", i.At)
-	} else {
+	case i.At > 0:
+		fmt.Fprintf(&b, "from %s on %q %s %d", i.At, i.Point, i.Host, i.Nth)
+	default:
 		fmt.Fprintf(&b, "on %q %s %d", i.Point, i.Host, i.Nth)
 	}
 	b.WriteString(" " + i.Verb)
@@ -168,7 +171,7 @@ func (p *Plan) parse(line string) error {
 		p.Core, r.words = r.words, nil
 	case "leaves":
 		p.Leaves = r.word()
-	case "at", "on":
+	case "at", "on", "from":
 		i, err := parseIncident(line)
 		p.Incidents = append(p.Incidents, i)
 		return err
@@ -185,6 +188,15 @@ func (p *Plan) parse(line string) error {
 func parseIncident(line string) (Incident, error) {
 	var i Incident
 	trigger, rest, _ := strings.Cut(line, " ")
+	if trigger == "from" {
+		var when string
+		var err error
+		when, rest, _ = strings.Cut(rest, " on ")
+		if i.At, err = time.ParseDuration(when); err != nil {
+			return i, fmt.Errorf("want a time and \"on\": %w", err)
+		}
+		trigger = "on"
+	}
 	if trigger == "on" {
 		quoted, err := strconv.QuotedPrefix(rest)
 		if err != nil {

@@ -53,6 +53,8 @@ type stream string
 const (
 	streamTopology  stream = "topology"
 	streamFaults    stream = "faults"
+	streamPlanned   stream = "planned"
+	streamOutages   stream = "outages"
 	streamNetwork   stream = "network"
 	streamJitter    stream = "jitter"
 	streamWorkload  stream = "workload"

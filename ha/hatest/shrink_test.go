@@ -47,6 +47,8 @@ func TestPlansThatCannotBeRead(t *testing.T) {
 		{"at 3s crash a b", `want "for" and a duration, not "b"`},
 		{"at 3s crash a for 2s more", `"more" is too much`},
 		{"on before a 1 crash a", "want a crash point in quotes"},
+		{"from soon on \"before a\" any 1 crash a", "want a time"},
+		{"from 3s at 4s crash a", "want a time"},
 		{"network speed=3", `unknown setting "speed"`},
 		{"at 3s garbage pile", `unknown kind of rubbish ["pile"]`},
 		{"expect luck 1", `unknown expectation "luck"`},

@@ -55,11 +55,12 @@ func NodeAgent(plan Plan) Agent {
 		node, err := ha.NewNode(ha.NodeConfig{
 			Cluster: cluster, Name: env.Name, Store: env.Store, Postgres: env.Postgres, Disk: env.Disk,
 			Host: env.Address, Port: env.Port, Timing: plan.Timing, Bootstrap: env.Name == "a", Version: "simulated",
-			APIURL: env.APIURL, Clock: env.Clock, Wall: env.Wall, Rand: env.Rand, Logger: env.Logger, Effects: env.Effects,
+			Peers: env.Peers, APIURL: env.APIURL, Clock: env.Clock, Wall: env.Wall, Rand: env.Rand, Logger: env.Logger, Effects: env.Effects,
 		})
 		if err != nil {
 			return fmt.Errorf("agent of %s: %w", env.Name, err)
 		}
+		env.Serve(node.Promise)
 		return node.Run(ctx)
 	}
 }
@@ -103,10 +104,12 @@ type simulation struct {
 	// destroyed are lives whose disk was lost from outside.
 	destroyed map[quorum.Member]bool
 	strikes   uint64
-	healed    bool
-	gone      string // the node that was lost when all was well
-	oracle    oracle
-	result    Result
+	// maintained is when an operator has last asked for the end of maintenance.
+	maintained time.Duration
+	healed     bool
+	gone       string // the node that was lost when all was well
+	oracle     oracle
+	result     Result
 }
 
 func newSimulation(w *World, plan Plan) (*simulation, error) {
@@ -258,6 +261,7 @@ func (s *simulation) wellSince() time.Duration {
 	o := &s.oracle
 	if now := s.world.now(); o.looked < 0 || now-o.looked > lookEvery {
 		o.looked = now
+		s.tidy()
 		if s.unwell() != "" {
 			o.well = -1
 		} else if o.well < 0 {

@@ -26,7 +26,7 @@ var (
 	trace = flag.Bool("trace", false, "print the hash of each seed's trace")
 	save  = flag.String("save", "", "directory in which failures are saved: plan, shrunk plan and transcript")
 	marks = flag.Bool("marks", false, "print how often each crash point was passed and each situation was visited")
-	sweep = flag.Bool("sweep", false, "TestCrashPoints: strike each point also the second and third time, and by a pause")
+	sweep = flag.Bool("sweep", false, "TestCrashPoints and TestPairsOfCrashPoints: everything, not a sample")
 	plan  = flag.String("plan", "", "TestPlan: run this plan, or seed:N, once and print its transcript")
 )
 
@@ -114,13 +114,17 @@ func sayf(format string, args ...any) { _, _ = fmt.Fprintf(os.Stdout, format, ar
 
 func simulate(t *testing.T, p hatest.Plan) hatest.Result { return hatest.Simulate(t, p, nil) }
 
-// saveFailure shrinks a failure and writes down what a person needs.
 func saveFailure(t *testing.T, r hatest.Result) {
+	saveFailureAs(t, r, fmt.Sprintf("seed-%d", r.Plan.Seed))
+}
+
+// saveFailureAs shrinks a failure and writes down what a person needs.
+func saveFailureAs(t *testing.T, r hatest.Result, name string) {
 	if *save == "" {
 		return
 	}
 	require.NoError(t, os.MkdirAll(*save, 0o755))
-	name := filepath.Join(*save, fmt.Sprintf("seed-%d", r.Plan.Seed))
+	name = filepath.Join(*save, name)
 	small := hatest.Shrink(t, r, 150, simulate)
 	head := func(r hatest.Result) string { return fmt.Sprintf("# %s\n%s", r.Violation, r.Plan) }
 	require.NoError(t, os.WriteFile(name+".plan", []byte(head(r)), 0o644))
@@ -218,49 +222,6 @@ func TestPlans(t *testing.T) {
 			require.Empty(t, r.Excuse)
 			require.Equal(t, r.Trace, simulate(t, p).Trace)
 		})
-	}
-}
-
-// TestCrashPoints ends the agent right before and right after each effect of a
-// failover and of what follows: another run each time.
-func TestCrashPoints(t *testing.T) {
-	text, err := os.ReadFile("testdata/plans/failover.plan")
-	require.NoError(t, err)
-	base, err := hatest.ParsePlan(string(text))
-	require.NoError(t, err)
-	if !*sweep {
-		base.Length = 40 * time.Second
-	}
-	for _, point := range hatest.CrashPoints() {
-		for _, when := range []string{"before ", "after "} {
-			strikes := []hatest.Incident{{Verb: "kill-agent", Nth: 1, For: time.Second}}
-			if *sweep {
-				strikes = append(strikes,
-					hatest.Incident{Verb: "kill-agent", Nth: 2, For: 3 * time.Second},
-					hatest.Incident{Verb: "kill-agent", Nth: 3, For: 20 * time.Second},
-					hatest.Incident{Verb: "crash", Nth: 1, For: 5 * time.Second},
-					hatest.Incident{Verb: "crash", Nth: 2, For: 15 * time.Second},
-					hatest.Incident{Verb: "pause-agent", Nth: 1, For: 15 * time.Second},
-					hatest.Incident{Verb: "pause-agent", Nth: 2, For: 15 * time.Second},
-					hatest.Incident{Verb: "pause-host", Nth: 2, For: 15 * time.Second},
-					hatest.Incident{Verb: "dcs-cut", Nth: 2, For: 15 * time.Second},
-				)
-			} else if when == "after " {
-				continue
-			}
-			for _, strike := range strikes {
-				strike.Point, strike.Host, strike.Args = when+point, "any", []string{"self"}
-				p := base
-				p.Incidents = append(slices.Clone(base.Incidents), strike)
-				r := simulate(t, p)
-				if r.Violation != nil {
-					t.Errorf("%s: %s", strike, r.Violation)
-				}
-				if r.Excuse != "" && *marks {
-					sayf("%s: excused: %s\n", strike, r.Excuse)
-				}
-			}
-		}
 	}
 }
 
