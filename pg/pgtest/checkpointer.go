@@ -27,7 +27,7 @@ func (p *process) checkpointerEvents(a *agenda) {
 	a.may(k.running, processCheckpointer, "end", p.endCheckpoint)
 	a.may(!asked && !k.running && m.stopping == "" && p.checkpointDue(), processCheckpointer, actionCheckpoint, func() { k.requested++ })
 	shut := m.stopping == pg.StopFast && m.shutting && p.phase == phasePrimary && !p.shutDown()
-	a.may(shut && !k.running, processCheckpointer, "shutdown checkpoint", func() {
+	a.may(shut && !k.running && !p.senderDeaf(), processCheckpointer, "shutdown checkpoint", func() {
 		p.checkpoint(KindShutdown)
 		p.s.disk.control.State = stateShutDown
 	})

@@ -28,7 +28,9 @@ type Controller struct {
 	cancel context.CancelCauseFunc
 	stops  int // Stop calls under way
 
-	kept *process // the process that the kept session is connected to; guarded by the cluster's lock
+	// Guarded by the cluster's lock:
+	kept      *process // the process that the kept session is connected to
+	confirmed uint64   // the revision of the settings that was last seen in force
 }
 
 // Controller makes the controller of a node for one agent. What an agent that
@@ -177,7 +179,40 @@ func (k *Controller) configure(ctx context.Context, name string, edit func(*sett
 	if err == nil && !k.running() {
 		return pg.ErrNotRunning
 	}
+	if err == nil {
+		look(k.c, func() bool { k.confirmed = revision; return true })
+	}
 	return err
+}
+
+// settle ends a change of the settings that was cut off: until then the next
+// reload would bring it into force.
+func (k *Controller) settle(ctx context.Context) error {
+	ctx, done, err := k.begin(ctx, "settle the settings")
+	if err != nil {
+		return err
+	}
+	defer done()
+	if look(k.c, k.settled) {
+		return nil
+	}
+	return k.configure(ctx, "settle/settings", func(*settings) {})
+}
+
+// settled reports whether the settings that were written last are in force.
+func (k *Controller) settled() bool {
+	return !k.s.running() || k.s.proc.postmaster.read.Revision == k.s.disk.wanted.Revision
+}
+
+// gateOpen is what this controller knows of the gate: nothing, while a running
+// server shows settings that neither it has seen in force nor its note has.
+func (k *Controller) gateOpen(p *process) bool {
+	read := p.postmaster.read
+	if read.Revision != k.s.disk.wanted.Revision && read.Revision != k.confirmed {
+		return false
+	}
+	k.confirmed = read.Revision
+	return read.GateOpen
 }
 
 // Status implements ha.Observer.
@@ -190,6 +225,9 @@ func (k *Controller) Status(ctx context.Context) (pg.Status, error) {
 	return look(k.c, func() pg.Status {
 		status := k.s.status(err)
 		status.SampledAt = sampled
+		if k.s.running() {
+			status.GateOpen = k.gateOpen(k.s.proc)
+		}
 		return status
 	}), nil
 }
@@ -226,7 +264,6 @@ func (s *server) status(unanswered error) pg.Status {
 		return status
 	}
 	status.Postgres, status.Process, status.Health = p.pid, pg.ProcessRunning, pg.HealthUnknown
-	status.GateOpen = s.disk.wanted.GateOpen
 	switch {
 	case p.postmaster.stopping != "":
 		status.Process, status.Err = pg.ProcessStopping, "the server is shutting down"

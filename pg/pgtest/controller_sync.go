@@ -84,19 +84,29 @@ func (k *Controller) SetSync(ctx context.Context, setting pg.SyncSetting) error 
 
 // SyncView implements ha.SyncSetter.
 func (k *Controller) SyncView(ctx context.Context) (pg.SyncView, error) {
-	var view pg.SyncView
-	err := k.session(ctx, "look/sync", func(p *process) error {
+	view, settled, err := k.syncView(ctx)
+	if err == nil && !settled {
+		if err = k.settle(ctx); err == nil {
+			view, _, err = k.syncView(ctx)
+		}
+	}
+	if err != nil {
+		return pg.SyncView{}, fmt.Errorf("view of synchronous replication of %s: %w", k.s.Name, err)
+	}
+	return view, nil
+}
+
+func (k *Controller) syncView(ctx context.Context) (view pg.SyncView, settled bool, err error) {
+	err = k.session(ctx, "look/sync", func(p *process) error {
 		view.Setting = p.postmaster.read.Sync
 		view.Senders = p.sync.show(p, view.Setting)
 		if p.phase == phasePrimary {
 			view.Flush = p.flushed()
 		}
+		settled = k.settled()
 		return nil
 	})
-	if err != nil {
-		return pg.SyncView{}, fmt.Errorf("view of synchronous replication of %s: %w", k.s.Name, err)
-	}
-	return view, nil
+	return view, settled, err
 }
 
 // DropSenders implements ha.SyncSetter.

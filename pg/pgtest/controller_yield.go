@@ -26,24 +26,14 @@ func (k *Controller) Yield(ctx context.Context, to string) (pg.Position, error) 
 // yield needs the turn. Before the signal nothing is lost by an error: the
 // primary goes on.
 func (k *Controller) yield(ctx context.Context, to string) (pg.Position, error) {
-	if to == "" {
-		return pg.Position{}, errors.New("no standby was named")
+	if !k.running() {
+		return pg.Position{}, pg.ErrNotRunning
 	}
 	y := &yielding{k: k, to: to}
-	if err := y.probe(ctx); err != nil {
+	if err := y.prepare(ctx); err != nil {
 		return pg.Position{}, err
 	}
-	err := k.effect(ctx, "yield/signal", func() error {
-		if k.s.proc != y.by || !y.by.writable() {
-			return pg.ErrNotRunning
-		}
-		y.by.postmaster.stopping = pg.StopFast
-		return nil
-	})
-	if err != nil {
-		return pg.Position{}, err
-	}
-	if err := y.end(ctx); err != nil {
+	if err := y.stop(ctx); err != nil {
 		return pg.Position{}, err
 	}
 	return y.position(ctx)
@@ -51,17 +41,19 @@ func (k *Controller) yield(ctx context.Context, to string) (pg.Position, error) 
 
 // yielding is one Yield at work.
 type yielding struct {
-	k    *Controller
-	to   string
-	by   *process
-	mark *Record // every walsender that is fit has its standby flush it
+	k      *Controller
+	to     string
+	by     *process
+	mark   *Record // what a standby that is fit has flushed
+	target *sender
+	unfit  []*sender
 }
 
-// probe writes a record and waits until the target has flushed it; the others
-// get the controller's patience.
-func (y *yielding) probe(ctx context.Context) error {
+// prepare writes a record and waits until the target has flushed it, and the
+// others have, or have not for some time.
+func (y *yielding) prepare(ctx context.Context) error {
 	k := y.k
-	err := k.session(ctx, "yield/probe", func(p *process) error {
+	err := k.session(ctx, "yield/mark", func(p *process) error {
 		if !p.writable() {
 			return errors.New("it is not a primary")
 		}
@@ -71,37 +63,62 @@ func (y *yielding) probe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = k.await(ctx, "the flush of the standby", func() bool {
-		return k.s.proc != y.by || y.by.postmaster.stopping != "" || slices.ContainsFunc(y.by.senders, y.serves)
+	leaves := func() bool { return !slices.ContainsFunc(y.by.senders, func(w *sender) bool { return w.name == y.to }) }
+	err = k.await(ctx, "the flush of the target", func() bool {
+		return k.s.proc != y.by || leaves() || slices.ContainsFunc(y.by.senders, y.serves)
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: nothing was stopped", err)
 	}
 	err = k.await(ctx, "the flush of the other standbys", func() bool {
-		return k.s.proc != y.by || !slices.ContainsFunc(y.by.senders, y.lags)
+		return k.s.proc != y.by || leaves() || !slices.ContainsFunc(y.by.senders, y.lags)
 	})
-	if errors.Is(err, ErrImpatient) {
-		return nil
+	if err != nil && !errors.Is(err, ErrImpatient) {
+		return err
 	}
-	return err
+	return k.effect(ctx, "look/yield", func() error {
+		i := slices.IndexFunc(y.by.senders, y.serves)
+		if i < 0 {
+			return fmt.Errorf("%s does not stream from here: nothing was stopped", y.to)
+		}
+		y.target = y.by.senders[i]
+		for _, w := range y.by.senders {
+			if w != y.target && y.lags(w) {
+				y.unfit = append(y.unfit, w)
+			}
+		}
+		return nil
+	})
 }
 
-// serves reports whether a walsender is the target's and its standby has flushed
-// the mark.
+// serves reports whether a walsender is the target's and its standby is fit.
 func (y *yielding) serves(w *sender) bool { return w.name == y.to && !y.lags(w) }
 
 func (y *yielding) lags(w *sender) bool { return !w.flushKnown || w.flush < y.mark.End }
 
-// end waits for the end of the server, and ends the walsenders that hold it up.
-func (y *yielding) end(ctx context.Context) error {
+// stop stops the server, and ends the walsenders that hold it up: those that are
+// known to at once, what else is there and not the target's after some time.
+func (y *yielding) stop(ctx context.Context) error {
 	k := y.k
-	gone := func() bool { return k.s.proc != y.by }
-	if err := y.endSenders(ctx, y.lags); err != nil {
+	err := k.effect(ctx, "yield/signal", func() error {
+		if k.s.proc != y.by || !y.by.postmaster.alive || y.by.postmaster.stopping != "" {
+			return pg.ErrNotRunning
+		}
+		y.by.postmaster.stopping = pg.StopFast
+		return nil
+	})
+	if err != nil {
 		return err
 	}
-	err := k.await(ctx, "the end of the server", gone)
+	if len(y.unfit) > 0 {
+		if err := y.end(ctx, func(w *sender) bool { return slices.Contains(y.unfit, w) }); err != nil {
+			return err
+		}
+	}
+	gone := func() bool { return k.s.proc != y.by }
+	err = k.await(ctx, "the end of the server that yields", gone)
 	if errors.Is(err, ErrImpatient) {
-		if err := y.endSenders(ctx, func(*sender) bool { return true }); err != nil {
+		if err := y.end(ctx, func(*sender) bool { return true }); err != nil {
 			return err
 		}
 		err = k.await(ctx, "the end of the server", gone)
@@ -112,14 +129,14 @@ func (y *yielding) end(ctx context.Context) error {
 	return nil
 }
 
-// endSenders ends walsenders, but not the target's.
-func (y *yielding) endSenders(ctx context.Context, which func(*sender) bool) error {
+// end ends walsenders by their process ids, but not the target's.
+func (y *yielding) end(ctx context.Context, which func(*sender) bool) error {
 	return y.k.effect(ctx, "yield/end-senders", func() error {
 		if y.k.s.proc != y.by {
 			return nil
 		}
 		for _, w := range y.by.senders {
-			if which(w) && !y.serves(w) {
+			if w != y.target && which(w) {
 				w.terminated = true
 			}
 		}
@@ -129,11 +146,11 @@ func (y *yielding) endSenders(ctx context.Context, which func(*sender) bool) err
 
 // position is the end of the shutdown checkpoint.
 func (y *yielding) position(ctx context.Context) (end pg.Position, err error) {
-	err = y.k.effect(ctx, "look/yield", func() error {
+	err = y.k.effect(ctx, "look/shutdown", func() error {
 		d := &y.k.s.disk
 		last := d.wal.last()
-		if y.k.s.proc != nil || d.control.State != stateShutDown || last == nil || last.Kind != KindShutdown || last.Start != d.control.Checkpoint {
-			return fmt.Errorf("it was not shut down cleanly as a primary: %q", d.control.State)
+		if y.k.s.proc != nil || d.control.State != stateShutDown || last.Kind != KindShutdown || last.Start != d.control.Checkpoint {
+			return fmt.Errorf("it was not shut down cleanly as a primary: %s", d.control.State)
 		}
 		end = pg.Position{Timeline: d.control.Timeline, LSN: last.End}
 		return nil

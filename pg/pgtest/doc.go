@@ -46,7 +46,9 @@
 //	P11 a standby that catches up releases nobody: syncRep.candidates
 //	P12 walsenders of one name count separately: RuleNamesCountTwice
 //	P13 promotion first replays everything in pg_wal, and (P14) ends a pause of replay
-//	P20 a fast stop ships everything, and waits for frozen receivers: sender.finished
+//	P20 a fast stop ships everything, and waits for frozen receivers: sender.finished.
+//	    A full connection, or a frozen walsender, keeps even the shutdown checkpoint
+//	    from being written: senderDeaf. SIGTERM ends a walsender with a full connection
 //	P26 slots are not in the WAL: takeCopy
 //	X1  only the startup process stops a receiver, when it next asks for WAL: RuleReceiverOutlivesReload
 //	X2  a connecting receiver is not shown, and can come through: Status, Server.Receiving
@@ -77,6 +79,13 @@
 // and goes on, on its old connection, whatever primary_conninfo says by then
 // (walreceiverfuncs.c): only its end makes a fence. What a receiver flushes while
 // it ends is read after the startup process's next sleep: a fence sees two.
+//
+// What IDENTIFY_SYSTEM says of a standby is one answer: its timeline is the one that
+// it replays, and received WAL counts only if it is of that: process.available.
+//
+// A controller's settings are a note, then files, then what the server has read. An
+// agent that dies on the way leaves them apart: the next one calls the gate closed,
+// and ends the change before it says which setting is in force (SyncView).
 //
 // Not modelled: SQL, vacuum, logical decoding, tablespaces, archives and restore
 // commands, recovery targets, full disks, recovery conflicts.

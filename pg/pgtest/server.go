@@ -198,14 +198,15 @@ func (p *process) current() pg.Timeline {
 	return p.s.disk.wal.timelineAt(p.replayed)
 }
 
-// available is up to where the server can send WAL: what a primary has flushed;
-// on a standby what was replayed or received.
+// available is up to where the server can send WAL, and what it says of itself in
+// IDENTIFY_SYSTEM: what a primary has flushed; on a standby what was replayed, or
+// received on the same timeline.
 func (p *process) available() pg.LSN {
 	if p.phase == phasePrimary {
 		return p.flushed()
 	}
 	lsn := p.replayed
-	if p.receivedValid {
+	if p.receivedValid && p.receivedTimeline == p.current() {
 		lsn = max(lsn, min(p.received, p.s.disk.wal.durable))
 	}
 	return lsn

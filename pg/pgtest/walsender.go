@@ -1,6 +1,7 @@
 package pgtest
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/pghad/pghad/pg"
@@ -126,6 +127,16 @@ func (w *sender) finished() bool {
 	}
 	return (p.phase != phasePrimary || p.shutDown()) && w.sent >= w.limit() && w.flushKnown && w.flush >= w.sent
 }
+
+// senderDeaf reports whether a walsender keeps the checkpointer from writing the
+// shutdown checkpoint: each has to say first that it will write no WAL any more,
+// which one that is frozen does not, nor one whose connection is full.
+func (p *process) senderDeaf() bool {
+	return slices.ContainsFunc(p.senders, func(w *sender) bool { return w.frozen || len(w.conn.data) >= fullConnection })
+}
+
+// fullConnection is how many chunks fill a connection.
+const fullConnection = 8
 
 // limit is up to where this walsender may send.
 func (w *sender) limit() pg.LSN {
