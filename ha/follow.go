@@ -196,6 +196,9 @@ func (n *Node) restOnOwnData(ctx context.Context, v look) error {
 	n.broken = ""
 	ctx, cancel := timectx.With(ctx, n.cfg.Clock, n.cfg.Timing.ElectionTimeout, "fence")
 	defer cancel()
+	if _, err := n.cfg.Postgres.Position(ctx); err == nil {
+		return nil // it has voted, or was started so: it is fenced
+	}
 	if err := n.cfg.Effects.run("follow/fence", func() error { return n.cfg.Postgres.Fence(ctx) }); err != nil {
 		return fmt.Errorf("fence: %w", err)
 	}

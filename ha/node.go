@@ -424,6 +424,12 @@ func (n *Node) elect(ctx context.Context, v look) (time.Duration, error) {
 		}
 	}
 	n.following = following{}
+	if state.Handover != nil && state.Phase == record.PhaseWon && !handed {
+		// The old primary has ended: to follow the new one takes less time from here.
+		if err := n.restOnOwnData(ctx, v); err != nil && !n.unfit(err) {
+			n.cfg.Logger.WarnContext(ctx, "not at rest before the new primary comes", "error", err)
+		}
+	}
 	out, err := n.elector.Step(ctx, v.records)
 	if errors.Is(err, ErrRolledBack) {
 		return 0, n.beginNewLife(ctx, v, err)
