@@ -533,6 +533,20 @@ func (c *Cluster) CreateClientRole(ctx context.Context) error {
 	}
 }
 
+// EndSessions ends every session of clients on a node, as an operator's
+// pg_terminate_backend does.
+func (c *Cluster) EndSessions(ctx context.Context, name string) error {
+	node, err := c.node(name)
+	if err != nil {
+		return err
+	}
+	err = c.superuser(ctx, node, fmt.Sprintf(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '%s'`, clientRole))
+	if err != nil {
+		return fmt.Errorf("end the sessions of clients on %s: %w", name, err)
+	}
+	return nil
+}
+
 // superuser runs SQL on a node over its socket.
 func (c *Cluster) superuser(ctx context.Context, node *clusterNode, sql string) error {
 	config, err := pgconn.ParseConfig("sslmode=disable connect_timeout=2")

@@ -66,7 +66,7 @@ func TestUsage(t *testing.T) {
 		{"unknown script", "demo --script x", nil, result{2, "", "pghad: --script \"x\" is unknown: write one of dcs-freeze, dcs-outage, kill-agent, kill-node, kill-postmaster, rejoin, restart-agent, switchover; see pghad --help\n"}},
 		{
 			"unknown sabotage", "demo --script rejoin --sabotage x", nil,
-			result{2, "", "pghad: --sabotage \"x\" is unknown: write one of lose, two-writers; see pghad --help\n"},
+			result{2, "", "pghad: --sabotage \"x\" is unknown: write one of fail-write, lose, two-writers; see pghad --help\n"},
 		},
 		{"result without a script", "demo --json", nil, result{2, "", "pghad: --json and --sabotage need a --script; see pghad --help\n"}},
 	}

@@ -28,7 +28,7 @@ func (p *play) loseDCS(ctx context.Context, what string, away, back func() error
 	}
 	outage := longOutage
 	if p.quick {
-		outage = 3 * p.timing.TTL
+		outage = 2 * p.timing.TTL
 	}
 	p.fault = p.ledger.Now()
 	if err := away(); err != nil {

@@ -44,10 +44,11 @@ type Options struct {
 const (
 	SabotageLose       = "lose"
 	SabotageTwoWriters = "two-writers"
+	SabotageFailWrite  = "fail-write" // of scripts that promise that clients notice nothing
 )
 
 // Sabotages are the names that Options.Sabotage knows.
-func Sabotages() []string { return []string{SabotageLose, SabotageTwoWriters} }
+func Sabotages() []string { return []string{SabotageFailWrite, SabotageLose, SabotageTwoWriters} }
 
 // withDefaults checks the options and fills what is empty.
 func (o Options) withDefaults() (Options, error) {
@@ -59,6 +60,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Script == "" && (o.Sabotage != "" || o.JSON) {
 		return o, fmt.Errorf("sabotage and JSON belong to a script; add one of %s", strings.Join(Scripts(), ", "))
+	}
+	if o.Sabotage == SabotageFailWrite && !scripts[o.Script].calm {
+		return o, fmt.Errorf("the script %s does not promise that every write succeeds; use --sabotage %s with one that does", o.Script, o.Sabotage)
 	}
 	if o.Limit <= 0 {
 		o.Limit = scripts[o.Script].limit

@@ -87,10 +87,11 @@ func TestOptions(t *testing.T) {
 		options Options
 		err     string
 	}{
-		"no such script":            {Options{Script: "flood"}, "use one of dcs-freeze, dcs-outage, kill-agent, kill-node, kill-postmaster, rejoin, restart-agent, switchover"},
-		"no such sabotage":          {Options{Script: "rejoin", Sabotage: "bribe"}, "use one of lose, two-writers"},
-		"sabotage without a script": {Options{Sabotage: "lose"}, "belong to a script"},
-		"JSON without a script":     {Options{JSON: true}, "belong to a script"},
+		"no such script":             {Options{Script: "flood"}, "use one of dcs-freeze, dcs-outage, kill-agent, kill-node, kill-postmaster, rejoin, restart-agent, switchover"},
+		"no such sabotage":           {Options{Script: "rejoin", Sabotage: "bribe"}, "use one of fail-write, lose, two-writers"},
+		"sabotage that has no sense": {Options{Script: "rejoin", Sabotage: "fail-write"}, "rejoin does not promise"},
+		"sabotage without a script":  {Options{Sabotage: "lose"}, "belong to a script"},
+		"JSON without a script":      {Options{JSON: true}, "belong to a script"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -17,8 +17,6 @@ const (
 	scriptTime = 50 * time.Second
 	// checkTime bounds the check at the end.
 	checkTime = 6 * time.Second
-	// steady is how long writing goes on undisturbed before and after.
-	steady = 2 * time.Second
 )
 
 // errStuck is the cause of a script's end when its time is up.
@@ -49,6 +47,7 @@ var scripts = map[string]script{
 var planted = map[string]workload.Verdict{
 	SabotageLose:       workload.VerdictLost,
 	SabotageTwoWriters: workload.VerdictTwoWriters,
+	SabotageFailWrite:  workload.VerdictBroken,
 }
 
 // Scripts are the names that Options.Script knows.
@@ -122,19 +121,24 @@ func (p *play) perform(ctx context.Context, o Options) error {
 		return err
 	}
 	// A fault in step with the nodes' timers would measure their phase.
-	if err := p.wait(ctx, steady+rand.N(p.timing.RenewEvery)); err != nil { //nolint:gosec // not a secret
+	if err := p.wait(ctx, p.steady()+rand.N(p.timing.RenewEvery)); err != nil { //nolint:gosec // not a secret
 		return err
 	}
-	if o.Sabotage == SabotageTwoWriters {
-		if err := p.plantWriter(ctx); err != nil {
-			return err
-		}
+	switch o.Sabotage {
+	case SabotageTwoWriters:
+		err = p.plantWriter(ctx)
+	case SabotageFailWrite:
+		p.sayf("sabotage: the sessions of all clients on %s are ended", p.victim)
+		err = p.cluster.EndSessions(ctx, p.victim)
+	}
+	if err != nil {
+		return err
 	}
 	p.sayf("%s so far", p.ledger.Counts())
 	if err := scripts[o.Script].play(p, ctx); err != nil {
 		return err
 	}
-	if err := p.wait(ctx, steady); err != nil {
+	if err := p.wait(ctx, p.steady()); err != nil {
 		return err
 	}
 	if err := p.stopClients(); err != nil {
@@ -233,6 +237,14 @@ func (p *play) awaitRejoined(ctx context.Context) error {
 	p.rejoined = true
 	p.sayf("the cluster is whole: %s leads on timeline %d", view.Leader, view.Timeline)
 	return nil
+}
+
+// steady is how long writing goes on undisturbed before and after a fault.
+func (p *play) steady() time.Duration {
+	if p.quick {
+		return time.Second
+	}
+	return 2 * time.Second
 }
 
 // wait lets time pass.

@@ -53,6 +53,7 @@ func TestScripts(t *testing.T) { //nolint:paralleltest // the reaper is a proper
 		{script: "kill-agent", want: workload.VerdictOK},
 		{script: "restart-agent", want: workload.VerdictOK},
 		{script: "kill-postmaster", sabotage: demo.SabotageLose, want: workload.VerdictLost},
+		{script: "restart-agent", sabotage: demo.SabotageFailWrite, want: workload.VerdictBroken},
 		{script: "kill-node", sabotage: demo.SabotageTwoWriters, want: workload.VerdictTwoWriters},
 	}
 	for _, test := range tests {
@@ -83,6 +84,9 @@ func TestScripts(t *testing.T) { //nolint:paralleltest // the reaper is a proper
 // lookInto looks at what a script has measured besides.
 func lookInto(t *testing.T, result demo.Result) {
 	t.Helper()
+	if !result.OK() {
+		return
+	}
 	switch result.Scenario {
 	case "switchover":
 		require.Len(t, result.Switchovers, 3)

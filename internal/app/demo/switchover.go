@@ -86,7 +86,7 @@ func (p *play) move(ctx context.Context, before clusterview.View, to string) (Sw
 	if err != nil {
 		return result, err
 	}
-	if err := p.wait(ctx, steady); err != nil {
+	if err := p.wait(ctx, p.steady()); err != nil {
 		return result, err
 	}
 	gaps := p.writers.Gaps().Between(asked, p.ledger.Now())
