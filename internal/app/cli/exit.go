@@ -29,20 +29,33 @@ func (e *usageError) Error() string {
 
 func (e *usageError) Unwrap() error { return e.err }
 
+// outcomeError is how something ended that was begun, with the exit code for it.
+type outcomeError struct {
+	code int
+	err  error
+}
+
+func (e *outcomeError) Error() string { return e.err.Error() }
+
+func (e *outcomeError) Unwrap() error { return e.err }
+
 // exitCode is the one of the first rule that applies.
 func exitCode(err error) int {
 	var (
 		usage   *usageError
 		problem *config.Error
+		outcome *outcomeError
 	)
 	switch {
 	case err == nil:
 		return ExitDone
+	case errors.As(err, &outcome):
+		return outcome.code
 	case errors.As(err, &usage), errors.As(err, &problem), errors.Is(err, ha.ErrForeignData):
 		return ExitUsage
 	case errors.Is(err, dcs.ErrAmbiguous):
 		return ExitUnknown
-	case errors.Is(err, dcs.ErrConflict):
+	case errors.Is(err, dcs.ErrConflict), errors.Is(err, ha.ErrRefused):
 		return ExitRefused
 	}
 	return ExitFailed

@@ -28,6 +28,9 @@ func TestExitCode(t *testing.T) {
 		{fmt.Errorf("write: %w", dcs.ErrAmbiguous), ExitUnknown, "pghad: write: outcome unknown\n"},
 		{fmt.Errorf("write: %w", dcs.ErrConflict), ExitRefused, "pghad: write: guard did not hold\n"},
 		{fmt.Errorf("read: %w", dcs.ErrUnavailable), ExitFailed, "pghad: read: store unavailable\n"},
+		{fmt.Errorf("switchover %w: maintenance", ha.ErrRefused), ExitRefused, "pghad: switchover refused: maintenance\n"},
+		{fmt.Errorf("write: %w: %w", dcs.ErrAmbiguous, ha.ErrRefused), ExitUnknown, "pghad: write: outcome unknown: refused\n"},
+		{&outcomeError{code: ExitUnknown, err: errors.New("it goes on")}, ExitUnknown, "pghad: it goes on\n"},
 		{errors.New("anything else"), ExitFailed, "pghad: anything else\n"},
 	}
 	for _, tt := range tests {

@@ -2,100 +2,68 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"log/slog"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pghad/pghad/ha/record"
 	"github.com/pghad/pghad/internal/app/clusterview"
-	"github.com/pghad/pghad/internal/app/config"
-	"github.com/pghad/pghad/internal/app/daemon"
 )
 
-// listFlags are the flags of list. Those that are empty leave the key to the
-// environment and the file.
-type listFlags struct {
-	file, endpoints, cluster, namespace string
-	output                              string
-}
-
 func (a *app) list() *cobra.Command {
-	var flags listFlags
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "Show the nodes of a cluster, who leads, and what is waited for",
-		Long: `list reads the records of a cluster once and shows them: the leader with its term
-and timeline, the quorum that confirms commits, the running or last election,
-and each node as it and the leader describe it.
+	return a.reader(reader{
+		use:   "list",
+		short: "Show the nodes of a cluster, who leads, and what is waited for",
+		long: `list reads the records of a cluster once and shows them: the leader with its term
+and timeline, the quorum that confirms commits, the running or last election and
+switchover, maintenance, and each node as it and the leader describe it.
 
 What it reads is self-reported by the nodes and some moments old.`,
-		Example: "  pghad list -c /etc/pghad.yaml\n  pghad list --dcs-endpoints http://10.0.0.1:2379 --cluster orders -o json",
-		Args:    cobra.NoArgs,
+		show: func(namespace, cluster string, records record.Cluster) (any, func(io.Writer) error) {
+			view := clusterview.Build(namespace, cluster, records)
+			return view, func(w io.Writer) error { return clusterview.WriteTable(w, view) }
+		},
+	})
+}
+
+// reader is a command that reads the records of a cluster once and shows them.
+type reader struct {
+	use, short, long string
+	// show returns the result as JSON has it, and how to write it for people.
+	show func(namespace, cluster string, records record.Cluster) (any, func(io.Writer) error)
+}
+
+func (a *app) reader(r reader) *cobra.Command {
+	var flags clientFlags
+	cmd := &cobra.Command{
+		Use:   r.use,
+		Short: r.short,
+		Long:  r.long,
+		Example: strings.ReplaceAll("  pghad USE -c /etc/pghad.yaml\n"+
+			"  pghad USE --dcs-endpoints http://10.0.0.1:2379 --cluster orders -o json", "USE", r.use),
+		Args: cobra.NoArgs,
 		RunE: a.command(func(cmd *cobra.Command) error {
-			return a.runList(cmd.Context(), flags)
+			return a.read(cmd.Context(), flags, r)
 		}),
 	}
-	f := cmd.Flags()
-	f.StringVarP(&flags.file, "config", "c", "", "configuration `FILE` of any node of the cluster")
-	f.StringVar(&flags.endpoints, "dcs-endpoints", "", "`ADDRESSES` of the store, separated by commas (dcs.endpoints)")
-	f.StringVar(&flags.cluster, "cluster", "", "`NAME` of the cluster")
-	f.StringVar(&flags.namespace, "namespace", "", "first part of the cluster's keys in the store")
-	f.StringVarP(&flags.output, "output", "o", "table", "`FORM` of the result: table or json")
+	flags.add(cmd)
 	return cmd
 }
 
-func (a *app) runList(ctx context.Context, flags listFlags) error {
-	if flags.output != "table" && flags.output != "json" {
-		return &usageError{fmt.Errorf("--output %q is unknown: write table or json", flags.output)}
-	}
-	cfg, err := config.Load(config.Options{File: flags.file, Env: a.Env, Flags: flags.overrides(), Client: true})
-	if err != nil {
-		return err //nolint:wrapcheck // says file, line and key
-	}
-	view, err := readView(ctx, cfg)
+func (a *app) read(ctx context.Context, flags clientFlags, r reader) error {
+	c, err := a.open(ctx, flags)
 	if err != nil {
 		return err
 	}
-	if flags.output == "table" {
-		return clusterview.WriteTable(a.Out, view) //nolint:wrapcheck // says what was written
-	}
-	data, err := json.MarshalIndent(view, "", "  ")
+	defer c.close()
+	records, err := c.records(ctx)
 	if err != nil {
-		return fmt.Errorf("encode the records of cluster %s: %w", cfg.Cluster, err)
+		return err
 	}
-	return a.print(string(data) + "\n")
-}
-
-// overrides are the flags that were given.
-func (f listFlags) overrides() []config.Flag {
-	var given []config.Flag
-	for _, flag := range []config.Flag{
-		{Name: "--dcs-endpoints", Key: "dcs.endpoints", Text: f.endpoints},
-		{Name: "--cluster", Key: "cluster", Text: f.cluster},
-		{Name: "--namespace", Key: "namespace", Text: f.namespace},
-	} {
-		if flag.Text != "" {
-			given = append(given, flag)
-		}
+	result, write := r.show(c.cfg.Namespace, c.cfg.Cluster, records)
+	if c.json {
+		return a.printJSON(result)
 	}
-	return given
-}
-
-// readView reads the records within the request timeout.
-func readView(ctx context.Context, cfg *config.Config) (clusterview.View, error) {
-	store, err := daemon.OpenStore(ctx, cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return clusterview.View{}, err //nolint:wrapcheck // says file, line and key
-	}
-	defer store.Close() //nolint:errcheck // read only
-	asked, cancel := context.WithTimeout(ctx, cfg.Timing.Request)
-	defer cancel()
-	view, err := clusterview.Read(asked, store, cfg.Namespace, cfg.Cluster)
-	if err != nil {
-		return view, fmt.Errorf("cluster %s cannot be read from the store at %s: %w; is the store running, and is dcs.endpoints right?",
-			cfg.Cluster, strings.Join(cfg.DCS.Endpoints, ", "), err)
-	}
-	return view, nil
+	return write(a.Out)
 }
