@@ -28,8 +28,10 @@ type LocalState struct {
 	Pledge      uint64 `json:"pledge"`
 	PledgeNonce string `json:"pledge_nonce,omitempty"`
 	// PledgeOwn: the node has made up the number for a transaction of its own, and
-	// nobody knows of it until that has landed.
-	PledgeOwn bool `json:"pledge_own,omitempty"`
+	// nobody knows of it until that has landed. It could land only until the store
+	// shows an election above PledgeAfter, which the node is bound to in any case.
+	PledgeOwn   bool   `json:"pledge_own,omitempty"`
+	PledgeAfter uint64 `json:"pledge_after,omitempty"`
 
 	// SeenTerm and SeenQuorum are the highest that the node has read. A store
 	// that shows less, or the same number with another nonce, is not obeyed.
@@ -81,19 +83,30 @@ func (s LocalState) Member(name string) quorum.Member {
 
 // bind raises the pledge to an election that the store shows.
 func (s *LocalState) bind(id uint64, nonce string) {
-	s.Pledge, s.PledgeNonce, s.PledgeOwn = id, nonce, false
+	s.Pledge, s.PledgeNonce, s.PledgeOwn, s.PledgeAfter = id, nonce, false, 0
 }
 
-// bindOwn raises the pledge to a number for a transaction of this node's own.
-func (s *LocalState) bindOwn(id uint64, nonce string) {
-	s.Pledge, s.PledgeNonce, s.PledgeOwn = id, nonce, true
+// bindOwn raises the pledge to a number for a transaction of this node's own,
+// which is guarded by the election after.
+func (s *LocalState) bindOwn(id uint64, nonce string, after uint64) {
+	if !s.PledgeOwn {
+		after = max(after, s.Pledge)
+	}
+	s.Pledge, s.PledgeNonce, s.PledgeOwn, s.PledgeAfter = id, nonce, true, max(after, s.PledgeAfter)
 }
 
-// bars reports whether the pledge keeps the node from an election. A number of
-// its own that somebody else has used meanwhile does not: the transaction that it
-// was made up for is guarded by the election before, and can no longer land.
+// bars reports whether the pledge keeps the node from an election that the store
+// shows. A number of its own does not when there is a newer election than the one
+// that it was made up after: its transaction is guarded by that one, and can no
+// longer land.
 func (s LocalState) bars(id uint64, nonce string) bool {
-	return s.Pledge > id || s.Pledge == id && s.PledgeNonce != nonce && !s.PledgeOwn
+	if s.Pledge == id && s.PledgeNonce == nonce {
+		return false
+	}
+	if s.PledgeOwn {
+		return id <= s.PledgeAfter
+	}
+	return id <= s.Pledge
 }
 
 // BelowFloor reports whether the node does not count yet.
@@ -133,7 +146,8 @@ func (m *Memory) Update(change func(*LocalState)) error {
 	if next == m.state {
 		return nil
 	}
-	if next.Pledge < m.state.Pledge || next.SeenTerm < m.state.SeenTerm {
+	lowered := next.Pledge < m.state.Pledge && (!m.state.PledgeOwn || next.Pledge <= m.state.PledgeAfter)
+	if lowered || next.SeenTerm < m.state.SeenTerm {
 		return fmt.Errorf("local state: a pledge or a term seen cannot be lowered: %d to %d, %d to %d",
 			m.state.Pledge, next.Pledge, m.state.SeenTerm, next.SeenTerm)
 	}

@@ -149,6 +149,7 @@ func (e *Elector) Leave(ctx context.Context) error {
 
 func (e *Elector) view(now record.Cluster) election.View {
 	state := now.Failover.Value
+	local := e.cfg.Memory.State()
 	mark := electionMark{state.ID, state.Nonce, state.Phase}
 	if mark != e.seen {
 		e.seen, e.since = mark, e.cfg.Clock.Now()
@@ -161,13 +162,16 @@ func (e *Elector) view(now record.Cluster) election.View {
 		Phase:         election.Phase(state.Phase),
 		Electorate:    state.Electorate,
 		Winner:        state.Winner,
-		Pledge:        e.cfg.Memory.State().Pledge,
+		Pledge:        local.Pledge,
 		HighestPledge: now.HighestPledge(),
 		Manager:       now.EpochManager.Holder,
 		Overdue:       e.cfg.Clock.Since(e.since),
 		Deadline:      time.Duration(state.Deadline),
 		TTL:           e.cfg.Timing.TTL,
 		Handover:      state.Handover != nil,
+	}
+	if local.PledgeOwn && !local.bars(state.ID, state.Nonce) {
+		view.Pledge = min(local.Pledge, state.ID)
 	}
 	if e.cfg.Promised != nil {
 		view.Promised = e.cfg.Promised()

@@ -28,7 +28,7 @@ func (n *Node) lead(ctx context.Context, v look) (time.Duration, error) {
 	switch {
 	case v.storeErr != nil:
 		return n.leadAlone(leading, v)
-	case o.Lease.Check() != nil || !v.records.Leader.Held():
+	case o.Lease.Check() != nil || !v.records.Leader.Held() && o.warrant.standsAlone():
 		return n.regain(leading, v)
 	case n.coordinator.Pledged(o.Office):
 		return 0, n.resolveSwitchover(leading, v)

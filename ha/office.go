@@ -193,6 +193,9 @@ func (n *Node) warrantAnew(ctx context.Context, v look, mark OfficeMark) (*Offic
 // now that the store answers, or whose key has vanished from the store.
 func (n *Node) regain(ctx context.Context, v look) (time.Duration, error) {
 	o, leader := n.office, v.records.Leader
+	if o.Lease.Check() == nil {
+		n.release(ctx, o.Lease) // its key has vanished before its time
+	}
 	switch {
 	case leader.Held() && leader.Created != o.Lease.Token():
 		return 0, n.stepDown(ctx, fmt.Errorf("%w: %s holds `leader`", ErrFenced, leader.Holder))

@@ -56,21 +56,23 @@ func (e *Elector) Return(ctx context.Context, now record.Cluster) (*Office, erro
 	}
 	state, local := now.Failover.Value, e.cfg.Memory.State()
 	open := state.Phase == record.PhaseFencing && !local.bars(state.ID, state.Nonce)
+	after := state.ID
 	if !open {
-		nonce, err := newNonce(e.cfg.Rand)
+		id, nonce, err := e.ownNumber(now)
 		if err != nil {
 			return nil, err
 		}
 		state = record.FailoverState{
-			Format: record.Format, ID: max(state.ID, local.Pledge, now.HighestPledge()) + 1, Nonce: nonce, Manager: e.cfg.Name,
-			Electorate: now.Quorum.Value.D(),
+			Format: record.Format, ID: id, Nonce: nonce, Manager: e.cfg.Name, Electorate: now.Quorum.Value.D(),
 		}
 	}
 	state.Phase, state.Winner, state.Reason = record.PhaseTaken, e.self(), "the recorded primary had never stopped"
 	err = e.cfg.Effects.run("office/pledge", func() error {
 		return e.cfg.Memory.Update(func(s *LocalState) {
-			if s.bindOwn(state.ID, state.Nonce); open {
+			if open {
 				s.bind(state.ID, state.Nonce)
+			} else {
+				s.bindOwn(state.ID, state.Nonce, after)
 			}
 		})
 	})
@@ -91,6 +93,18 @@ func (e *Elector) Return(ctx context.Context, now record.Cluster) (*Office, erro
 	e.cfg.Logger.InfoContext(ctx, "returned to office", "term", state.ID, "timeline", last.Timeline)
 	e.tell(ElectionInfo{ID: state.ID, Step: "returned", Winner: state.Winner, Why: state.Reason})
 	return office, nil
+}
+
+// ownNumber is a number for a term that needs no election, with its nonce: above
+// every election and every pledge seen. One that was made up for an earlier
+// attempt is used again.
+func (e *Elector) ownNumber(now record.Cluster) (id uint64, nonce string, err error) {
+	local, above := e.cfg.Memory.State(), max(now.Failover.Value.ID, now.HighestPledge())
+	if local.PledgeOwn && (local.Pledge > above || local.Pledge == above && local.Pledge > now.Failover.Value.ID) {
+		return local.Pledge, local.PledgeNonce, nil
+	}
+	nonce, err = newNonce(e.cfg.Rand)
+	return max(above, local.Pledge) + 1, nonce, err
 }
 
 // sameTimeline is a term that goes on with the timeline of the last one, and the

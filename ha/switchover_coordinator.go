@@ -331,7 +331,7 @@ func (c *SwitchoverCoordinator) handOver(ctx context.Context, seen SwitchoverSee
 		return false, err
 	}
 	err = c.cfg.Effects.run("switchover/pledge", func() error {
-		return c.cfg.Memory.Update(func(s *LocalState) { s.bindOwn(next.state.ID, next.state.Nonce) })
+		return c.cfg.Memory.Update(func(s *LocalState) { s.bindOwn(next.state.ID, next.state.Nonce, seen.Office.Term) })
 	})
 	if err != nil {
 		return false, err
@@ -457,7 +457,7 @@ func (c *SwitchoverCoordinator) rollBack(ctx context.Context, seen SwitchoverSee
 		Manager: c.cfg.Name, Electorate: recorded.D(), Winner: recorded.Primary, Reason: "a switchover was rolled back",
 	}
 	err = c.cfg.Effects.run("switchover/pledge-own", func() error {
-		return c.cfg.Memory.Update(func(s *LocalState) { s.bindOwn(state.ID, state.Nonce) })
+		return c.cfg.Memory.Update(func(s *LocalState) { s.bindOwn(state.ID, state.Nonce, seen.Office.Term) })
 	})
 	if err != nil {
 		return nil, err

@@ -139,6 +139,13 @@ func (w *warrant) leaseLeft() time.Duration {
 	return w.lease.remaining()
 }
 
+// standsAlone reports whether the warrant holds without the lease.
+func (w *warrant) standsAlone() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ended == nil && (w.maintenance || w.byPromises() > 0)
+}
+
 // end ends the warrant for good.
 func (w *warrant) end(cause error) {
 	w.mu.Lock()
