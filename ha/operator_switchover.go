@@ -90,9 +90,7 @@ func previewSwitchover(c record.Cluster, req SwitchoverRequest) (SwitchoverPrevi
 	}
 	p.Term, p.Timeline = term.ID, term.Timeline
 	recorded := c.Quorum.Value.Config
-	for _, m := range recorded.Members {
-		p.Candidates = append(p.Candidates, switchoverCandidate(c, m))
-	}
+	p.Candidates = candidatesOf(c)
 	if why := switchover.Impossible(recorded.Primary, p.Candidates, req.To); why != "" {
 		return refuse("%s", why)
 	}
@@ -123,33 +121,14 @@ func hasAgent(c record.Cluster, m quorum.Member) bool {
 	return ok && said.Incarnation == m.Incarnation
 }
 
-// switchoverCandidate is what the records say of a member. What a former leader
-// has published is worth nothing.
-func switchoverCandidate(c record.Cluster, m quorum.Member) switchover.Candidate {
-	candidate := switchover.Candidate{Member: m}
-	if said, ok := c.Member(m.Node); ok && said.Incarnation == m.Incarnation {
-		candidate.Priority, candidate.NoFailover, candidate.BelowFloor = said.Priority, said.NoFailover, said.Floor != nil
+// candidatesOf are the members as the primary has published last how they
+// stream. What a former primary has published is worth nothing.
+func candidatesOf(c record.Cluster) []switchover.Candidate {
+	var primary pg.Status
+	if status := c.Status.Value; status.Leader == c.Leader.Holder && status.Term == c.Failover.Value.ID {
+		primary.Flushed, primary.Senders = status.Flushed, c.Replics.Value.Senders
 	}
-	status := c.Status.Value
-	if status.Leader != c.Leader.Holder || status.Term != c.Failover.Value.ID {
-		return candidate
-	}
-	for _, s := range c.Replics.Value.Senders {
-		if s.Name != m.String() {
-			continue
-		}
-		candidate.Streams = s.State == "streaming"
-		candidate.Lag, candidate.ReplayLag = missing(status.Flushed, s.Flush), missing(status.Flushed, s.Replay)
-	}
-	return candidate
-}
-
-// missing is how much of the WAL up to upTo somebody lacks who has it up to has.
-func missing(upTo, has pg.LSN) uint64 {
-	if has >= upTo {
-		return 0
-	}
-	return uint64(upTo - has)
+	return Candidates(c, primary)
 }
 
 // noTarget says why none of those that could take over can do so now.
