@@ -71,7 +71,7 @@ func (n *Node) streamsAlready(v look, term record.Term, up pg.Upstream) bool {
 	local, receiver := n.memory.State(), v.server.Receiver
 	return v.standby() && v.server.Streams() && !local.BelowFloor() &&
 		receiver.Host == up.Host && receiver.Port == up.Port && receiver.Timeline == term.Timeline &&
-		strings.Contains(v.server.Upstream, up.Name) &&
+		strings.Contains(v.server.Upstream, up.Name) && !strings.Contains(v.server.Upstream, up.Name+uncounted) &&
 		(n.following.upstream == up || n.following.term == 0 && local.Pledge == term.ID)
 }
 

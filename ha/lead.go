@@ -34,7 +34,7 @@ func (n *Node) lead(ctx context.Context, v look) (time.Duration, error) {
 		return 0, n.resolveSwitchover(leading, v)
 	}
 	if cause := n.deposed(v); cause != nil {
-		return 0, n.stepDown(ctx, cause)
+		return 0, n.stepDown(ctx, v, cause)
 	}
 	switch {
 	case n.memory.State().Maintenance && !v.primary():

@@ -530,13 +530,17 @@ func (n *Node) upstreamOf(v look, host string) (pg.Upstream, error) {
 	}, nil
 }
 
+// uncounted ends the name under which a life below its floor streams: no setting
+// lists it.
+const uncounted = "~"
+
 // streamName is the application_name to stream under. A life below its floor
 // uses one that no setting lists.
 func (n *Node) streamName() string {
 	local := n.memory.State()
 	name := local.Member(n.cfg.Name).String()
 	if local.BelowFloor() {
-		name += "~"
+		name += uncounted
 	}
 	return name
 }

@@ -154,14 +154,16 @@ func (n *Node) resign(ctx context.Context, cause error) error {
 		n.why = "maintenance is on, nothing is done about: " + cause.Error()
 		return nil
 	}
-	return n.stepDown(ctx, errors.Join(ErrResigned, cause))
+	return n.stepDown(ctx, look{}, errors.Join(ErrResigned, cause))
 }
 
-// stepDown ends the term, also in maintenance.
-func (n *Node) stepDown(ctx context.Context, cause error) error {
+// stepDown ends the term, also in maintenance: then a standby is left running.
+func (n *Node) stepDown(ctx context.Context, v look, cause error) error {
 	n.cfg.Logger.WarnContext(ctx, "the term is given up", "term", n.office.Term, "cause", cause)
-	if err := n.stop(ctx, pg.StopImmediate); err != nil {
-		return err
+	if !n.memory.State().Maintenance || !v.standby() {
+		if err := n.stop(ctx, pg.StopImmediate); err != nil {
+			return err
+		}
 	}
 	n.endOffice(ctx, true, cause)
 	return nil
@@ -198,9 +200,9 @@ func (n *Node) regain(ctx context.Context, v look) (time.Duration, error) {
 	}
 	switch {
 	case leader.Held() && leader.Created != o.Lease.Token():
-		return 0, n.stepDown(ctx, fmt.Errorf("%w: %s holds `leader`", ErrFenced, leader.Holder))
+		return 0, n.stepDown(ctx, v, fmt.Errorf("%w: %s holds `leader`", ErrFenced, leader.Holder))
 	case v.recorded().Primary != n.self():
-		return 0, n.stepDown(ctx, fmt.Errorf("%w: the recorded primary is %s", ErrFenced, v.recorded().Primary))
+		return 0, n.stepDown(ctx, v, fmt.Errorf("%w: the recorded primary is %s", ErrFenced, v.recorded().Primary))
 	case v.primary() && v.server.Timeline == o.Timeline:
 	case n.memory.State().Maintenance:
 		n.why = "maintenance is on, the lease has ended, and the server does not serve in the term's timeline"
@@ -208,7 +210,7 @@ func (n *Node) regain(ctx context.Context, v look) (time.Duration, error) {
 	case v.server.Health == pg.HealthUnknown:
 		return shortPause, errors.New("the lease has ended, and the server does not answer")
 	default:
-		return 0, n.stepDown(ctx, errors.New("the lease has ended, and the server does not serve in the term's timeline"))
+		return 0, n.stepDown(ctx, v, errors.New("the lease has ended, and the server does not serve in the term's timeline"))
 	}
 	office, err := n.warrantAnew(ctx, v, OfficeMark{Term: o.Term, Nonce: o.Nonce, Token: o.Lease.Token()})
 	if err != nil {
