@@ -37,6 +37,7 @@ func (l *loader) check() {
 	if !l.opts.Client {
 		l.checkDirectories()
 		l.checkPostgres()
+		l.checkAPI()
 	}
 }
 
@@ -129,7 +130,7 @@ func (l *loader) checkChoices() {
 }
 
 func (l *loader) checkPaths() {
-	pg, tls := l.config.Postgres, l.config.DCS.TLS
+	pg, tls, line := l.config.Postgres, l.config.DCS.TLS, l.config.API
 	for _, p := range []struct{ key, path string }{
 		{"dcs.password_file", l.config.DCS.PasswordFile},
 		{"dcs.tls.ca_file", tls.CAFile},
@@ -141,6 +142,10 @@ func (l *loader) checkPaths() {
 		{"postgres.socket_dir", pg.SocketDir},
 		{"postgres.log", pg.Log},
 		{"postgres.replication.password_file", pg.Replication.PasswordFile},
+		{"api.tls.cert_file", line.TLS.CertFile},
+		{"api.tls.key_file", line.TLS.KeyFile},
+		{"api.tls.ca_file", line.TLS.CAFile},
+		{"api.password_file", line.PasswordFile},
 	} {
 		if p.path != "" && l.isSet(p.key) && !filepath.IsAbs(p.path) {
 			l.at(p.key, fmt.Sprintf("%q depends on where pghad is started; write the path from the root, with / at the front", p.path))

@@ -9,6 +9,7 @@ type Config struct {
 	Bootstrap bool
 	DCS       DCS
 	Postgres  Postgres
+	API       API
 	Timing    Timing
 	Mode      string
 	Strict    bool
@@ -64,6 +65,31 @@ type Replication struct {
 	PasswordFile string
 }
 
+// API says where this node can be asked directly, and by whom. The zero value is
+// no API of one's own choice.
+type API struct {
+	Listen       string // host:port
+	Advertise    string // host:port
+	TLS          APITLS
+	Username     string
+	Password     Secret
+	PasswordFile string
+}
+
+// APITLS says how the line between nodes is encrypted, in both directions.
+type APITLS struct {
+	CertFile           string
+	KeyFile            string
+	CAFile             string
+	ClientCertificates bool
+}
+
+// IsZero reports whether nothing is configured.
+func (a API) IsZero() bool { return a == API{} }
+
+// Protected reports whether anything is demanded of whoever asks.
+func (a API) Protected() bool { return a.Username != "" || a.TLS.ClientCertificates }
+
 // Tags say what this node may become.
 type Tags struct {
 	NoFailover       bool
@@ -95,5 +121,10 @@ func (c *Config) Where(key string) string {
 // Problem makes an error about the value of a key that was found only when it
 // was used: a port that is taken, a directory that cannot be written.
 func (c *Config) Problem(key, sentence string) error {
-	return &Error{Problems: []Problem{{Where: c.origins[key].String(), Key: key, Sentence: sentence}}}
+	return &Error{Problems: []Problem{c.Remark(key, sentence)}}
+}
+
+// Remark says something about the value of a key that is no error.
+func (c *Config) Remark(key, sentence string) Problem {
+	return Problem{Where: c.origins[key].String(), Key: key, Sentence: sentence}
 }

@@ -57,6 +57,7 @@ func TestDefaults(t *testing.T) {
 		Port: 5432, Superuser: "postgres", Database: "postgres",
 		Replication: config.Replication{User: "replicator", Password: config.NewSecret("hunter2")},
 	}, cfg.Postgres)
+	require.Zero(t, cfg.API)
 	require.Equal(t, config.Timing{
 		TTL: 10 * time.Second, Renew: 3 * time.Second, Margin: 2 * time.Second, Observe: time.Second,
 		Request: 2 * time.Second, RemovalDelay: 5 * time.Second, ElectionTimeout: 10 * time.Second,
@@ -168,7 +169,7 @@ func TestSecretFiles(t *testing.T) {
 
 func TestSecretsAreNeverPrinted(t *testing.T) {
 	t.Parallel()
-	cfg := load(t, minimal, "PGHAD_DCS_USERNAME=u", "PGHAD_DCS_PASSWORD=hunter2")
+	cfg := load(t, minimal, "PGHAD_DCS_USERNAME=u", "PGHAD_DCS_PASSWORD=hunter2", "PGHAD_API_USERNAME=u", "PGHAD_API_PASSWORD=hunter2")
 	var out bytes.Buffer
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
 		fmt.Fprintf(&out, verb, *cfg)
@@ -183,6 +184,58 @@ func TestSecretsAreNeverPrinted(t *testing.T) {
 	require.Contains(t, out.String(), "[redacted]")
 	require.Equal(t, "hunter2", cfg.DCS.Password.Reveal())
 	require.Empty(t, config.Secret{}.String())
+}
+
+func TestAPI(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	require.NoError(t, os.WriteFile(secret, []byte("hunter2\n"), 0o600))
+	cfg := load(t, minimal+"api:\n  listen: 0.0.0.0:8009\n  advertise: db1.example.com:9000\n  username: pghad\n  password_file: "+secret+
+		"\n  tls: {cert_file: /cert, key_file: /key, ca_file: /ca, client_certificates: true}\n")
+	require.Equal(t, config.API{
+		Listen: "0.0.0.0:8009", Advertise: "db1.example.com:9000",
+		TLS:      config.APITLS{CertFile: "/cert", KeyFile: "/key", CAFile: "/ca", ClientCertificates: true},
+		Username: "pghad", Password: config.NewSecret("hunter2"), PasswordFile: secret,
+	}, cfg.API)
+	require.False(t, cfg.API.IsZero())
+	require.True(t, cfg.API.Protected())
+
+	cfg = load(t, minimal, "PGHAD_API_USERNAME=u", "PGHAD_API_PASSWORD=x", "PGHAD_API_TLS_CERT_FILE=/c", "PGHAD_API_TLS_KEY_FILE=/k")
+	require.Equal(t, "x", cfg.API.Password.Reveal())
+	require.True(t, cfg.API.Protected())
+	// What anybody on this machine may ask needs no secret.
+	for _, listen := range []string{"127.0.0.1:8008", "[::1]:8008", "localhost:8008", "127.0.0.1:0"} {
+		cfg = load(t, minimal, "PGHAD_API_LISTEN="+listen)
+		require.False(t, cfg.API.Protected())
+	}
+	// Only a node needs the secret.
+	_, err := config.Load(config.Options{
+		File: write(t, minimal+"api: {username: u, password_file: /not/readable/here}\n"), Client: true,
+	})
+	require.NoError(t, err)
+}
+
+func TestAPIAddresses(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		api               config.API
+		listen, advertise string
+	}{
+		{config.API{}, "10.0.0.11:8008", "10.0.0.11:8008"},
+		{config.API{Listen: "10.0.0.12:1"}, "10.0.0.12:1", "10.0.0.12:1"},
+		{config.API{Listen: "0.0.0.0:1"}, "0.0.0.0:1", "10.0.0.11:1"},
+		{config.API{Listen: "[::]:1"}, "[::]:1", "10.0.0.11:1"},
+		{config.API{Listen: "127.0.0.1:1", Advertise: "db1:443"}, "127.0.0.1:1", "db1:443"},
+		{config.API{Advertise: "db1:443"}, "10.0.0.11:8008", "db1:443"},
+	} {
+		listen, advertise := tt.api.Addresses("10.0.0.11")
+		require.Equal(t, tt.listen, listen)
+		require.Equal(t, tt.advertise, advertise)
+	}
+	listen, advertise := config.API{}.Addresses("2001:db8::1")
+	require.Equal(t, "[2001:db8::1]:8008", listen)
+	require.Equal(t, listen, advertise)
 }
 
 // TestTableHoldsTheStruct: every exported leaf of Config is the field of
@@ -232,10 +285,10 @@ func TestEveryKeyIsStoredAlone(t *testing.T) {
 	special := map[string]string{
 		"namespace": "zz", "cluster": "zz", "node": "zz", "strict": "false", "log.level": "warn", "log.format": "json", "postgres.listen": "zz",
 		"timing.ttl": "11s", "timing.renew": "2s", "timing.margin": "1s", "timing.observe": "2s", "timing.request": "1s",
-		"postgres.replication.password": "s3cret",
+		"postgres.replication.password": "s3cret", "api.listen": "127.0.0.1:7", "api.advertise": "zz:7",
 	}
 	// Restricted values, and those on which other fields depend, have tests of their own.
-	skip := regexp.MustCompile(`^(dcs\.(type|username|password|password_file)|dcs\.tls\..*|mode|postgres\.replication\.password_file|postgres\.(data|state)_dir)$`)
+	skip := regexp.MustCompile(`^(dcs\.(type|username|password|password_file)|dcs\.tls\..*|mode|postgres\.replication\.password_file|postgres\.(data|state)_dir|api\.(username|password|password_file)|api\.tls\..*)$`)
 	plain := load(t, minimal)
 	for _, key := range config.Keys() {
 		if skip.MatchString(key.Name) {

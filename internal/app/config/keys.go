@@ -63,7 +63,7 @@ func (k Key) Type() string {
 // Keys returns the table of all keys, in the order of the reference.
 func Keys() []Key {
 	var keys []Key
-	for _, part := range [][]Key{identityKeys(), dcsKeys(), postgresKeys(), timingKeys(), policyKeys()} {
+	for _, part := range [][]Key{identityKeys(), dcsKeys(), postgresKeys(), apiKeys(), timingKeys(), policyKeys()} {
 		keys = append(keys, part...)
 	}
 	return keys
@@ -197,6 +197,50 @@ func serverKeys() []Key {
 		{
 			Name: "postgres.os_user", Note: "postgres if pghad runs as root, else its own", field: func(c *Config) any { return &c.Postgres.OSUser },
 			Doc: "operating-system user that the server runs as",
+		},
+	}
+}
+
+func apiKeys() []Key {
+	return []Key{
+		{
+			Name: "api.listen", Note: "port 8008 of the address that PostgreSQL is reached at, if anything is set below api; " +
+				"else a free port where that address is inside this machine, and nothing where it is not",
+			field: func(c *Config) any { return &c.API.Listen },
+			Doc:   "host:port at which other nodes ask this one directly, which keeps a primary writable while the store is away",
+		},
+		{
+			Name: "api.advertise", Note: "as api.listen; the address that PostgreSQL is reached at for 0.0.0.0",
+			field: func(c *Config) any { return &c.API.Advertise },
+			Doc:   "host:port by which other nodes reach api.listen",
+		},
+		{
+			Name: "api.tls.cert_file", field: func(c *Config) any { return &c.API.TLS.CertFile },
+			Doc: "certificate (PEM) of this node, for the host of api.advertise, which it shows whoever asks and whomever it asks; read anew when it changes",
+		},
+		{
+			Name: "api.tls.key_file", field: func(c *Config) any { return &c.API.TLS.KeyFile },
+			Doc: "private key (PEM) of that certificate",
+		},
+		{
+			Name: "api.tls.ca_file", Note: "those of the system", field: func(c *Config) any { return &c.API.TLS.CAFile },
+			Doc: "certificates (PEM) that the other nodes' certificates must be signed by; read anew when it changes",
+		},
+		{
+			Name: "api.tls.client_certificates", Default: "false", field: func(c *Config) any { return &c.API.TLS.ClientCertificates },
+			Doc: "admit only who shows a certificate that is signed by api.tls.ca_file",
+		},
+		{
+			Name: "api.username", field: func(c *Config) any { return &c.API.Username },
+			Doc: "user that whoever asks must name, the same on all nodes",
+		},
+		{
+			Name: "api.password", field: func(c *Config) any { return &c.API.Password },
+			Doc: "password of that user, the same on all nodes; better in a file",
+		},
+		{
+			Name: "api.password_file", field: func(c *Config) any { return &c.API.PasswordFile },
+			Doc: "file that holds the password; read anew when it changes",
 		},
 	}
 }

@@ -178,6 +178,7 @@ func (l *loader) secrets() {
 	l.secret("dcs.password", &l.config.DCS.Password, &l.config.DCS.PasswordFile)
 	if !l.opts.Client {
 		l.secret("postgres.replication.password", &l.config.Postgres.Replication.Password, &l.config.Postgres.Replication.PasswordFile)
+		l.secret("api.password", &l.config.API.Password, &l.config.API.PasswordFile)
 	}
 }
 

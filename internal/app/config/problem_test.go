@@ -9,6 +9,10 @@ import (
 	"github.com/pghad/pghad/internal/app/config"
 )
 
+// openAPI ends the sentence about an API that everybody can reach.
+const openAPI = "and nothing says who may ask; set api.username and api.password_file, " +
+	"or api.tls with client_certificates: true, or write an address inside this machine"
+
 // TestProblems: what is wrong is said with place, key and remedy. FILE stands
 // for the name of the file.
 func TestProblems(t *testing.T) {
@@ -90,6 +94,44 @@ func TestProblems(t *testing.T) {
 		{"listen everywhere", replace("/data", "/data\n  listen: 0.0.0.0"), nil, `FILE:7:11: postgres.listen: "0.0.0.0" is no address that other nodes could reach; write this node's own`},
 		{"listen with port", replace("/data", "/data\n  listen: a:5432"), nil, `FILE:7:11: postgres.listen: "a:5432" is not one address; write one name or IP address, without a port`},
 		{"replication as superuser", minimal + "    user: postgres\n", nil, `FILE:9:11: postgres.replication.user: "postgres" is the superuser too; write another name`},
+		{"open API", minimal + "api:\n  listen: 10.0.0.11:8008\n", nil, "FILE:10:11: api.listen: other machines can reach 10.0.0.11:8008, " + openAPI},
+		{"API open on all addresses", minimal + "api:\n  listen: 0.0.0.0:8008\n", nil, "FILE:10:11: api.listen: other machines can reach 0.0.0.0:8008, " + openAPI},
+		{
+			"API open by default", replace("/data", "/data\n  listen: 10.0.0.11") + "api:\n  advertise: db1:8008\n", nil,
+			"FILE: api.listen: other machines can reach 10.0.0.11:8008, " + openAPI,
+		},
+		{
+			"API open but encrypted", minimal + "api:\n  listen: 10.0.0.11:8008\n  tls: {cert_file: /c, key_file: /k, ca_file: /ca}\n", nil,
+			"FILE:10:11: api.listen: other machines can reach 10.0.0.11:8008, " + openAPI,
+		},
+		{
+			"API without a port", minimal,
+			[]string{"PGHAD_API_LISTEN=127.0.0.1"},
+			`PGHAD_API_LISTEN: api.listen: "127.0.0.1" is not host:port; write it like 10.0.0.11:8008, or like 0.0.0.0:8008 for all addresses of this machine`,
+		},
+		{
+			"API without a host", minimal,
+			[]string{"PGHAD_API_LISTEN=:8008"},
+			`PGHAD_API_LISTEN: api.listen: ":8008" is not host:port; write it like 10.0.0.11:8008, or like 0.0.0.0:8008 for all addresses of this machine`,
+		},
+		{"API port of another range", minimal, []string{"PGHAD_API_LISTEN=127.0.0.1:70000"}, `PGHAD_API_LISTEN: api.listen: "127.0.0.1:70000" has no port; write it like 10.0.0.11:8008`},
+		{"API as a URL", minimal, []string{"PGHAD_API_LISTEN=http://127.0.0.1:8008"}, `PGHAD_API_LISTEN: api.listen: "http://127.0.0.1:8008" is not host:port; write it like 10.0.0.11:8008, or like 0.0.0.0:8008 for all addresses of this machine`},
+		{"API at PostgreSQL's port", minimal, []string{"PGHAD_API_LISTEN=127.0.0.1:5432"}, "PGHAD_API_LISTEN: api.listen: 5432 is PostgreSQL's port (postgres.port); write another one"},
+		{"API reached nowhere", minimal, []string{"PGHAD_API_ADVERTISE=0.0.0.0:8008"}, `PGHAD_API_ADVERTISE: api.advertise: "0.0.0.0" is no address that other nodes could reach; write this node's own`},
+		{"API reached at no port", minimal, []string{"PGHAD_API_ADVERTISE=db1:0"}, `PGHAD_API_ADVERTISE: api.advertise: "db1:0" has no port that others could reach; write it like 10.0.0.11:8008`},
+		{"API user without password", minimal + "api:\n  username: u\n", nil, "FILE:10:13: api.username: has no password; set api.password_file"},
+		{"API password without user", minimal, []string{"PGHAD_API_PASSWORD=hunter2"}, "PGHAD_API_PASSWORD: api.password: has no user; set api.username"},
+		{"API user with a colon", minimal + "api: {username: \"a:b\", password: hunter2}\n", nil, `FILE:9:17: api.username: "a:b" has a colon in it, which HTTP does not permit; write another name`},
+		{"API without a key", minimal + "api: {tls: {cert_file: /c}}\n", nil, "FILE: api.tls: cert_file and key_file belong together; give both or none"},
+		{
+			"API authority without certificate", minimal + "api: {tls: {ca_file: /ca}}\n", nil,
+			"FILE:9:22: api.tls.ca_file: has no use without api.tls.cert_file; set it and api.tls.key_file too",
+		},
+		{
+			"API certificates of nobody", minimal + "api: {tls: {cert_file: /c, key_file: /k, client_certificates: true}}\n", nil,
+			"FILE:9:63: api.tls.client_certificates: does not say whose certificates are good; set api.tls.ca_file",
+		},
+		{"API relative path", minimal + "api: {tls: {cert_file: c, key_file: /k}}\n", nil, `FILE:9:24: api.tls.cert_file: "c" depends on where pghad is started; write the path from the root, with / at the front`},
 		{"mode of another version", minimal + "mode: sync\n", nil, "FILE:9:7: mode: sync is not in this version; write quorum"},
 		{"unknown mode", minimal + "mode: fast\n", nil, `FILE:9:7: mode: "fast" is unknown; write quorum`},
 		{"unknown level", minimal + "log: {level: loud}\n", nil, `FILE:9:14: log.level: "loud" is unknown; write one of debug, info, warn, error`},
