@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,14 @@ func Run(ctx context.Context, cfg *config.Config, logger *slog.Logger, version s
 	if err != nil {
 		return err
 	}
+	for _, remark := range lineRemarks(ctx, cfg, host) {
+		logger.WarnContext(ctx, "configuration", "remark", remark.String())
+	}
+	line, err := openLine(ctx, cfg, host, logger)
+	if err != nil {
+		return err
+	}
+	defer line.close()
 	watch := &storeWatch{logger: logger}
 	watch.look(ctx, time.Now(), storeErr)
 	orphans, err := reaper.Start(reaper.Config{})
@@ -56,12 +65,12 @@ func Run(ctx context.Context, cfg *config.Config, logger *slog.Logger, version s
 	default:
 		defer orphans.Stop()
 	}
-	return runNode(ctx, cfg, host, store, watch, version)
+	return runNode(ctx, cfg, host, store, line, watch, version)
 }
 
 // runNode makes the local pieces, which may write to the state directory, and
 // runs the node.
-func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Store, watch *storeWatch, version string) (err error) {
+func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Store, line *line, watch *storeWatch, version string) (err error) {
 	logger := watch.logger
 	found := ownServerRuns(cfg.Postgres.DataDir)
 	controller, err := pgctl.New(controllerConfig(cfg, host, logger))
@@ -83,8 +92,10 @@ func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Sto
 		Store:      store,
 		Postgres:   controller,
 		Disk:       disk,
+		Peers:      line.peers(),
 		Host:       host,
 		Port:       cfg.Postgres.Port,
+		APIURL:     line.address(),
 		Timing:     cfg.Timing.HA(),
 		Mode:       quorum.Mode(cfg.Mode),
 		Relaxed:    !cfg.Strict,
@@ -97,8 +108,12 @@ func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Sto
 	if err != nil {
 		return fmt.Errorf("node %s: %w", cfg.Node, err)
 	}
+	if err := line.serve(ctx, node); err != nil {
+		return err
+	}
 	logger.InfoContext(ctx, "node starts", "cluster", cfg.Cluster, "node", cfg.Node, "version", version,
-		"postgres", net.JoinHostPort(host, fmt.Sprint(cfg.Postgres.Port)), "store", strings.Join(cfg.DCS.Endpoints, ","))
+		"postgres", net.JoinHostPort(host, fmt.Sprint(cfg.Postgres.Port)), "store", strings.Join(cfg.DCS.Endpoints, ","),
+		"api", cmp.Or(line.address(), "none"))
 	watching, stop := context.WithCancel(ctx)
 	var wait sync.WaitGroup
 	wait.Go(func() { watch.run(watching, node) })

@@ -87,7 +87,6 @@ func TestOwnServerRuns(t *testing.T) {
 
 func TestListenAddress(t *testing.T) {
 	t.Parallel()
-	quiet := slog.New(slog.DiscardHandler)
 	dir := t.TempDir()
 	host, err := listenAddress(t.Context(), load(t, dir), quiet)
 	require.NoError(t, err)

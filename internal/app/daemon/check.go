@@ -1,0 +1,40 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/pghad/pghad/internal/app/config"
+)
+
+// Check finds what Run would refuse before it changes anything, and says what is
+// risky. It changes nothing itself. A node that already runs from this
+// configuration is no problem.
+func Check(ctx context.Context, cfg *config.Config, logger *slog.Logger) ([]config.Problem, error) {
+	store, err := OpenStore(ctx, cfg, logger)
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close() //nolint:errcheck // nothing depends on it any more
+	host, err := listenAddress(ctx, cfg, logger)
+	if err != nil {
+		return nil, err
+	}
+	storeErr, err := preflight(ctx, cfg, host, store)
+	if err != nil {
+		return nil, err
+	}
+	remarks := lineRemarks(ctx, cfg, host)
+	if storeErr != "" {
+		remarks = append(remarks, cfg.Remark("dcs.endpoints", "cannot be reached now: "+storeErr))
+	}
+	if ownServerRuns(cfg.Postgres.DataDir) { // its agent has the address of the API
+		return remarks, nil
+	}
+	line, err := openLine(ctx, cfg, host, logger)
+	if err != nil {
+		return nil, err
+	}
+	line.close()
+	return remarks, nil
+}
