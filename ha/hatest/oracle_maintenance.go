@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/pghad/pghad/ha/record"
+	"github.com/pghad/pghad/pg"
 )
 
 // keptTo looks who has said that it keeps to the maintenance.
@@ -50,7 +51,8 @@ func (o *oracle) acted(a *agent, h *host, effect string) {
 		return
 	}
 	s := o.sim
-	deposed := s.records.Quorum.Value.Primary != s.member(h.name) && s.servers.cluster.Server(h.name).Writable
+	server := s.servers.cluster.Server(h.name)
+	deposed := s.records.Quorum.Value.Primary != s.member(h.name) && (server.Writable || server.Process == pg.ProcessStopping)
 	if stops && deposed {
 		return
 	}
