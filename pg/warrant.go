@@ -24,6 +24,9 @@ var (
 	ErrNoWarrant = errors.New("no warrant to run writable")
 	// ErrNotRunning says that the operation needs a running server.
 	ErrNotRunning = errors.New("server is not running")
+	// ErrNotStopped says that a primary was not stopped, because the server that
+	// was to go on could not: it runs and serves as before.
+	ErrNotStopped = errors.New("server was not stopped and goes on")
 	// ErrNotFenced says that a position was asked of a server that may still
 	// receive WAL.
 	ErrNotFenced = errors.New("server is not fenced")

@@ -9,10 +9,11 @@
 // The controller is the postmaster's parent: it starts the binary postgres
 // itself and waits for it, so the end of a server is an event and not the
 // result of a poll. A server that outlived its controller is found again by
-// postmaster.pid and watched by polls. A server counts as gone when no process
-// of it is left, because backends outlive a killed postmaster by some
-// milliseconds and can still write; processes are found by their working
-// directory, which is the data directory for all of them. Zombies are dead.
+// postmaster.pid; its end is an event too (on Linux, by a pidfd; elsewhere it is
+// polled). A server counts as gone when no process of it is left, because backends
+// outlive a killed postmaster by some milliseconds and can still write; processes
+// are found by their working directory, which is the data directory for all of
+// them. Zombies are dead.
 //
 // # Configuration
 //
@@ -23,7 +24,10 @@
 // therefore win. ALTER SYSTEM would win over all three: managed names are
 // removed from postgresql.auto.conf at each write. What is in force is known by
 // a revision number that is written as a setting of its own and read back in a
-// new session, never by the success of a reload.
+// new session, never by the success of a reload. A change that was cut off, with
+// its context or with the life of the controller, is ended by the next change, and
+// by SyncView before it says anything: no setting comes into force behind the back
+// of who has just seen another one.
 //
 // restore_command is always empty: a voter must not get WAL that its fence does
 // not see, and PostgreSQL 13 could not change it without a restart.

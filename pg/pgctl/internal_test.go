@@ -2,6 +2,7 @@ package pgctl
 
 import (
 	"encoding/binary"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"testing"
@@ -154,4 +155,106 @@ func TestFenceLooks(t *testing.T) {
 	require.False(t, half.fenced(before), "replay has gone on")
 	before.replayed, before.startup = 100, 8
 	require.False(t, half.fenced(before), "another process")
+}
+
+// logStart is where the WAL of TestShutdownRecordEnd has its checkpoint, in the
+// third segment of a megabyte.
+const logSegment = 1 << 20
+
+// writeShutdown writes WAL files that hold nothing but a shutdown checkpoint
+// with a body of so many bytes, and returns the control file that names it.
+func writeShutdown(t *testing.T, directory string, at pg.LSN, body int, damage func(record []byte)) controlFile {
+	t.Helper()
+	const timeline, pageSize = 3, 8 << 10
+	geometry := walGeometry{segment: logSegment, page: pageSize}
+	data := []byte{blockDataShort, byte(body)}
+	data = binary.NativeEndian.AppendUint64(data, uint64(at))
+	data = binary.NativeEndian.AppendUint32(data, timeline)
+	data = append(data, make([]byte, body-12)...)
+	record := binary.NativeEndian.AppendUint32(nil, uint32(recordHeaderSize+len(data))) //nolint:gosec // short
+	record = append(record, make([]byte, recordHeaderSize-4)...)
+	sum := crc32.Update(crc32.Checksum(data, castagnoli), castagnoli, record[:recordCRCAt])
+	binary.NativeEndian.PutUint32(record[recordCRCAt:], sum)
+	record = append(record, data...)
+	if damage != nil {
+		damage(record)
+	}
+
+	start := uint64(at) / logSegment * logSegment
+	wal := make([]byte, 2*logSegment) // this segment and the next one
+	for page := uint64(0); page < uint64(len(wal)); page += pageSize {
+		binary.NativeEndian.PutUint16(wal[page:], 0xD110)
+		binary.NativeEndian.PutUint64(wal[page+8:], start+page)
+		if page%logSegment == 0 {
+			binary.NativeEndian.PutUint32(wal[page+segmentSizeAt:], logSegment)
+			binary.NativeEndian.PutUint32(wal[page+pageSizeAt:], pageSize)
+		}
+	}
+	for i, to := 0, uint64(at)-start; i < len(record); to++ {
+		if to%pageSize == 0 {
+			to += shortPageHeaderSize
+			if (to-shortPageHeaderSize)%logSegment == 0 {
+				to += longPageHeaderSize - shortPageHeaderSize
+			}
+		}
+		wal[to] = record[i]
+		i++
+	}
+	for segment := range uint64(2) {
+		name := geometry.fileName(timeline, pg.LSN(start+segment*logSegment))
+		content := wal[segment*logSegment:][:logSegment]
+		require.NoError(t, os.WriteFile(filepath.Join(directory, name), content, 0o600))
+	}
+	return controlFile{state: stateShutDown, checkpoint: at, timeline: timeline}
+}
+
+func TestShutdownRecordEnd(t *testing.T) {
+	t.Parallel()
+	const body = 88 // 114 bytes with the headers, as in PostgreSQL 15
+	for name, test := range map[string]struct{ at, end pg.LSN }{
+		"within a page":           {0x200100, 0x200178},
+		"up to the page's end":    {0x201F88, 0x202000},
+		"across pages":            {0x201FA0, 0x202030},
+		"header across pages":     {0x201FF8, 0x202088},
+		"across segments":         {0x2FFFA0, 0x300040},
+		"at a segment's start":    {0x200028, 0x2000A0},
+		"up to the segment's end": {0x2FFF88, 0x300000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			directory := t.TempDir()
+			control := writeShutdown(t, directory, test.at, body, nil)
+			end, err := shutdownRecordEnd(directory, control)
+			require.NoError(t, err)
+			require.Equal(t, test.end, end, "%s instead of %s", end, test.end)
+		})
+	}
+}
+
+func TestShutdownRecordIsNotOne(t *testing.T) {
+	t.Parallel()
+	resum := func(record []byte) {
+		sum := crc32.Update(crc32.Checksum(record[recordHeaderSize:], castagnoli), castagnoli, record[:recordCRCAt])
+		binary.NativeEndian.PutUint32(record[recordCRCAt:], sum)
+	}
+	for name, test := range map[string]struct {
+		damage func(record []byte)
+		want   string
+	}{
+		"zeros":            {func(r []byte) { clear(r) }, "cannot have 0 bytes"},
+		"damaged":          {func(r []byte) { r[60]++ }, "checksum"},
+		"an online one":    {func(r []byte) { r[recordInfoAt] = 0x10; resum(r) }, "not that of a shutdown checkpoint"},
+		"of another kind":  {func(r []byte) { r[recordInfoAt+1] = 1; resum(r) }, "not that of a shutdown checkpoint"},
+		"of a timeline":    {func(r []byte) { r[recordHeaderSize+10]++; resum(r) }, "not that of a shutdown checkpoint"},
+		"with redo before": {func(r []byte) { r[recordHeaderSize+2]--; resum(r) }, "not that of a shutdown checkpoint"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			directory := t.TempDir()
+			_, err := shutdownRecordEnd(directory, writeShutdown(t, directory, 0x200100, 88, test.damage))
+			require.ErrorContains(t, err, test.want)
+		})
+	}
+	_, err := shutdownRecordEnd(t.TempDir(), controlFile{checkpoint: 0x200100, timeline: 1})
+	require.ErrorContains(t, err, "no WAL file holds it")
 }

@@ -14,9 +14,10 @@ import (
 
 // Yield implements ha.Yielder. Before it stops the server, while clients still
 // write, it has the standbys flush a position: an error until then, for example
-// because the target does not follow, leaves the primary as it was. Which of the
-// others are frozen or cut off is known from then on, and their walsenders are
-// ended with the server's sessions, so that they cost no time.
+// because the target does not follow, leaves the primary as it was and wraps
+// pg.ErrNotStopped. Which of the others are frozen or cut off is known from then
+// on, and their walsenders are ended with the server's sessions, so that they
+// cost no time.
 //
 // What takes long in a shutdown is its checkpoint: run Checkpoint right before.
 func (c *Controller) Yield(ctx context.Context, to string) (pg.Position, error) {
@@ -41,7 +42,7 @@ func (c *Controller) yield(ctx context.Context, to string) (pg.Position, error) 
 	y := &yielding{c: c, server: server, to: to}
 	defer y.close()
 	if err := y.prepare(ctx); err != nil {
-		return pg.Position{}, err
+		return pg.Position{}, fmt.Errorf("%w: %w", pg.ErrNotStopped, err)
 	}
 	if err := y.stop(ctx); err != nil {
 		return pg.Position{}, err
@@ -100,9 +101,9 @@ func (y *yielding) prepare(ctx context.Context) error {
 		case fit && (missing == 0 || waited >= y.c.cfg.YieldPatience):
 			return nil
 		case !y.follows() && waited >= y.c.cfg.YieldPatience:
-			return errors.New("this standby does not stream from here: nothing was stopped")
+			return errors.New("this standby does not stream from here")
 		case !fit && waited >= 5*y.c.cfg.YieldPatience:
-			return fmt.Errorf("the standby has not flushed %s within %s: nothing was stopped", y.mark, waited.Round(time.Millisecond))
+			return fmt.Errorf("the standby has not flushed %s within %s", y.mark, waited.Round(time.Millisecond))
 		}
 		if err := timectx.Sleep(ctx, y.c.clock, min(y.c.cfg.Poll, time.Millisecond)); err != nil {
 			return fmt.Errorf("wait until the standby has flushed %s: %w", y.mark, err)

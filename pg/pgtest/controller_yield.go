@@ -31,7 +31,7 @@ func (k *Controller) yield(ctx context.Context, to string) (pg.Position, error) 
 	}
 	y := &yielding{k: k, to: to}
 	if err := y.prepare(ctx); err != nil {
-		return pg.Position{}, err
+		return pg.Position{}, fmt.Errorf("%w: %w", pg.ErrNotStopped, err)
 	}
 	if err := y.stop(ctx); err != nil {
 		return pg.Position{}, err
@@ -68,7 +68,7 @@ func (y *yielding) prepare(ctx context.Context) error {
 		return k.s.proc != y.by || leaves() || slices.ContainsFunc(y.by.senders, y.serves)
 	})
 	if err != nil {
-		return fmt.Errorf("%w: nothing was stopped", err)
+		return err
 	}
 	err = k.await(ctx, "the flush of the other standbys", func() bool {
 		return k.s.proc != y.by || leaves() || !slices.ContainsFunc(y.by.senders, y.lags)
@@ -79,7 +79,7 @@ func (y *yielding) prepare(ctx context.Context) error {
 	return k.effect(ctx, "look/yield", func() error {
 		i := slices.IndexFunc(y.by.senders, y.serves)
 		if i < 0 {
-			return fmt.Errorf("%s does not stream from here: nothing was stopped", y.to)
+			return fmt.Errorf("%s does not stream from here", y.to)
 		}
 		y.target = y.by.senders[i]
 		for _, w := range y.by.senders {

@@ -132,7 +132,7 @@ func TestYieldToATargetThatHangs(t *testing.T) {
 	w.freeze("b", "receiver")
 	w.run["a"].Accept = pgtest.Quiet
 	_, err := w.ctl["a"].Yield(t.Context(), "b")
-	require.ErrorContains(t, err, "nothing was stopped")
+	require.ErrorIs(t, err, pg.ErrNotStopped)
 	require.True(t, w.Server("a").Writable)
 	w.thaw("b", "receiver")
 	w.Settle(nil)
