@@ -72,10 +72,18 @@ func (s *simulation) endMaintenance() {
 }
 
 // tidy ends a maintenance that nobody wants any more: somebody has asked for it,
-// and given up, before the store did it.
+// and given up, before the store did it; or the node that is to confirm its end
+// was lost.
 func (s *simulation) tidy() {
-	if s.healed && s.records.Maintenance.Mode.Value == record.MaintenanceOn && s.world.now()-s.maintained > 2*patienceAtDesk {
+	m := s.records.Maintenance
+	if !s.healed || !m.On() || s.world.now()-s.maintained < 2*patienceAtDesk {
+		return
+	}
+	if m.Mode.Value == record.MaintenanceOn {
 		s.endMaintenance()
+	} else if !slices.Contains(s.core(), m.Master.Value) {
+		s.maintained = s.world.now()
+		s.operate(func(ctx context.Context, d *desk) error { return d.insist(ctx, d.cmd.ForceMaintenanceOff) })
 	}
 }
 

@@ -47,28 +47,23 @@ func (o *oracle) isPromised(primary string) bool {
 	return recorded.K > 0 && given >= recorded.K
 }
 
-// saved: a member binds itself to no newer election while a promise that it has
-// given is in force, unless it was the same primary that went on or has handed
-// over.
+// saved: a member binds itself to no open election while a promise that it has
+// given is in force. It may follow whoever was elected without it, or named by
+// that very primary.
 func (o *oracle) saved(h *host, before ha.LocalState) {
 	s := o.sim
-	now, pledge := s.world.now(), h.disk.Pledge
+	now, pledge, state := s.world.now(), h.disk.Pledge, s.records.Failover.Value
 	if pledge <= before.Pledge || h.disk.Incarnation != before.Incarnation || h.troubles > 0 || now < h.calm {
 		return
 	}
+	if state.ID == pledge && state.Phase == record.PhaseTaken {
+		return
+	}
 	for _, p := range o.promises {
-		if p.host != h.name || p.by != h.disk.Member(h.name) || pledge <= p.term || now >= p.until(s.plan.Timing.MaxDrift) || o.byConsent(p.primary, pledge) {
-			continue
+		handed := state.ID == pledge && state.Handover != nil && state.Handover.From.Node == p.primary
+		if p.host == h.name && p.by == h.disk.Member(h.name) && pledge > p.term && now < p.until(s.plan.Timing.MaxDrift) && !handed {
+			s.violatef(rulePromise, "%s pledges %d, and has promised %s in term %d not to, at %s for %s",
+				h.name, pledge, p.primary, p.term, p.given, p.length)
 		}
-		s.violatef(rulePromise, "%s pledges %d, and has promised %s in term %d not to, at %s for %s", h.name, pledge, p.primary, p.term, p.given, p.length)
 	}
-}
-
-// byConsent reports whether the primary itself has brought an election about.
-func (o *oracle) byConsent(primary string, id uint64) bool {
-	state := o.sim.records.Failover.Value
-	if state.ID != id {
-		return false
-	}
-	return state.Handover != nil && state.Handover.From.Node == primary || state.Phase == record.PhaseTaken && state.Winner.Node == primary
 }
