@@ -102,6 +102,48 @@ func pretty(t *testing.T, value any) []byte {
 	return append(data, '\n')
 }
 
+// TestAnyRecords: whichever records are missing, empty or garbage, there is a
+// picture and an explanation.
+func TestAnyRecords(t *testing.T) {
+	t.Parallel()
+	inputs, err := filepath.Glob("testdata/*.records.json")
+	require.NoError(t, err)
+	keys, err := record.NewKeys("service", "orders")
+	require.NoError(t, err)
+	for _, input := range inputs {
+		values := records(t, input)
+		names := slices.Sorted(maps.Keys(values))
+		explain := func(damage map[string][]byte) {
+			var kvs []dcs.KV
+			for i, name := range names {
+				value, damaged := damage[name]
+				if !damaged {
+					value = values[name]
+				} else if value == nil {
+					continue
+				}
+				kvs = append(kvs, dcs.KV{Key: keys.Prefix() + name, Value: value, Revision: dcs.Revision(i + 1), Created: dcs.Revision(i + 1)})
+			}
+			read := record.Parse(keys, kvs)
+			var text bytes.Buffer
+			require.NoError(t, clusterview.WriteTable(&text, clusterview.Build("service", "orders", read)))
+			why := clusterview.Explain("service", "orders", read)
+			require.NotEmpty(t, why.Verdict.Code)
+			require.NoError(t, clusterview.WriteExplanation(&text, why))
+		}
+		for i, one := range names {
+			for _, d := range [][]byte{nil, {}, []byte("{"), []byte("{}"), []byte("[]")} {
+				explain(map[string][]byte{one: d})
+			}
+			for _, other := range names[i+1:] {
+				if slices.Contains([]string{"testdata/election.records.json", "testdata/switchover-done.records.json"}, input) {
+					explain(map[string][]byte{one: nil, other: nil})
+				}
+			}
+		}
+	}
+}
+
 func compare(t *testing.T, file string, got []byte) {
 	t.Helper()
 	if *update {

@@ -224,6 +224,8 @@ func (e *Explanation) inOffice() Verdict {
 			Code: VerdictClosed, Text: "Nobody is admitted yet: " + leads + " and is not open to clients.",
 			Details: []string{"It says: " + sentence(oneLine(strings.TrimPrefix(e.Gate, "closed: ")))},
 		}
+	case q == nil:
+		return Verdict{Code: VerdictDisagree, Text: "Writes seem to be accepted: " + leads + ", and there is no recorded quorum."}
 	case len(q.Streaming) < q.K:
 		return Verdict{
 			Code: VerdictStalled, Text: "Commits wait: " + leads + ", and too few members stream from it.",
