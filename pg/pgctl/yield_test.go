@@ -185,7 +185,7 @@ func TestYieldToATargetThatHangs(t *testing.T) {
 }
 
 // Three servers change their roles in a row, with one of them frozen each time:
-// nobody needs a rewind.
+// nobody needs a rewind, whenever and how the old primary becomes a standby.
 func TestSwitchoversInARow(t *testing.T) {
 	t.Parallel()
 	a := newPrimary(t, "a", slowly)
@@ -199,6 +199,13 @@ func TestSwitchoversInARow(t *testing.T) {
 		require.NoError(t, err)
 		primary.requireFlushed(end, target)
 
+		up := target.up(primary.name)
+		switch next {
+		case 3: // fenced, before the target is promoted
+			require.NoError(t, primary.StartStandby(primary.ctx(), pg.Upstream{}))
+		case 4: // as a standby of the target, before that is promoted
+			require.NoError(t, primary.StartStandby(primary.ctx(), up))
+		}
 		require.NoError(t, target.SetSync(target.ctx(), pg.SyncSetting{}))
 		require.NoError(t, target.Fence(target.ctx()))
 		promotion, err := target.Promote(target.ctx(), warrant{}, next)
@@ -206,7 +213,11 @@ func TestSwitchoversInARow(t *testing.T) {
 		require.Equal(t, end.LSN, promotion.SwitchAt)
 		require.NoError(t, target.OpenGate(target.ctx()))
 
-		require.NoError(t, primary.StartStandby(primary.ctx(), target.up(primary.name)))
+		if next == 3 {
+			require.NoError(t, primary.Follow(primary.ctx(), up))
+		} else {
+			require.NoError(t, primary.StartStandby(primary.ctx(), up))
+		}
 		thaw()
 		require.NoError(t, third.Follow(third.ctx(), target.up(third.name)))
 		primary.awaitStreaming(target)
@@ -218,6 +229,26 @@ func TestSwitchoversInARow(t *testing.T) {
 		require.Len(t, remote.Lineage.History, int(next)-1)
 		primary, target = target, primary
 	}
+}
+
+// An immediate stop wins over a Yield that cannot go on.
+func TestStopWinsOverYield(t *testing.T) {
+	t.Parallel()
+	a := newPrimary(t, "a", slowly)
+	b := newStandby(t, "b", a)
+	client, err := a.connect("client")
+	require.NoError(t, err)
+	defer client.Close(a.ctx()) //nolint:errcheck // the server ends it
+	a.freeze(int(client.PID()))
+	yielded := make(chan error, 1)
+	go func() {
+		_, err := a.Yield(a.ctx(), b.name)
+		yielded <- err
+	}()
+	a.await("the server is stopping", func() bool { return a.status().Process == pg.ProcessStopping })
+	require.NoError(t, a.Stop(a.ctx(), pg.StopImmediate))
+	require.ErrorContains(t, <-yielded, "being stopped")
+	require.Equal(t, pg.HealthDead, a.status().Health)
 }
 
 // controlState is the state in the control file.
