@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -64,7 +66,8 @@ type Cluster struct {
 type clusterNode struct {
 	name string
 	dir  string
-	port int
+	port int // of PostgreSQL
+	api  int // port of the agent, for other nodes
 
 	mu      sync.Mutex // guards process, and is held while starting and killing
 	process *process
@@ -103,13 +106,13 @@ func NewCluster(cfg ClusterConfig) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	ports, err := FreePorts(len(cfg.Names))
+	ports, err := FreePorts(2 * len(cfg.Names))
 	if err != nil {
 		return nil, err
 	}
 	c := &Cluster{cfg: cfg, account: account, password: rand.Text(), replication: rand.Text()}
 	for i, name := range cfg.Names {
-		node := &clusterNode{name: name, dir: filepath.Join(cfg.Dir, name), port: ports[i]}
+		node := &clusterNode{name: name, dir: filepath.Join(cfg.Dir, name), port: ports[2*i], api: ports[2*i+1]}
 		if err := c.prepare(node, i == 0); err != nil {
 			return nil, fmt.Errorf("prepare node %s: %w", name, err)
 		}
@@ -159,6 +162,7 @@ func (c *Cluster) settings(node *clusterNode, first bool) yaml.MapSlice {
 			{Key: "parameters", Value: c.cfg.Parameters},
 			{Key: "hba", Value: []string{"host all " + clientRole + " 127.0.0.1/32 scram-sha-256"}},
 		}},
+		{Key: "api", Value: yaml.MapSlice{{Key: "listen", Value: net.JoinHostPort(clusterHost, strconv.Itoa(node.api))}}},
 		{Key: "log", Value: yaml.MapSlice{{Key: "level", Value: c.cfg.LogLevel}}},
 	}
 	if len(c.cfg.Timing) > 0 {

@@ -3,6 +3,7 @@ package testbed
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -72,7 +73,7 @@ func TestClusterConfigurations(t *testing.T) {
 	t.Parallel()
 	c, _ := standInCluster(t)
 	require.Equal(t, []string{"a", "b", "c"}, c.Names())
-	ports := make(map[any]bool)
+	ports := make(map[string]bool)
 	for _, name := range c.Names() {
 		path, err := c.ConfigFile(name)
 		require.NoError(t, err)
@@ -82,18 +83,20 @@ func TestClusterConfigurations(t *testing.T) {
 			Node      string
 			Bootstrap bool
 			Postgres  map[string]any
+			API       map[string]string
 			Timing    map[string]string
 		}
 		require.NoError(t, yaml.Unmarshal(text, &settings))
 		require.Equal(t, name, settings.Node)
 		require.Equal(t, name == "a", settings.Bootstrap, "one node creates the cluster")
 		require.Equal(t, "3s", settings.Timing["ttl"])
-		ports[settings.Postgres["port"]] = true
+		ports[fmt.Sprint("127.0.0.1:", settings.Postgres["port"])] = true
+		ports[settings.API["listen"]] = true
 		info, err := os.Stat(path)
 		require.NoError(t, err)
 		require.Equal(t, os.FileMode(0o600), info.Mode().Perm(), "it holds a password")
 	}
-	require.Len(t, ports, 3)
+	require.Len(t, ports, 6, "two a node, for clients and for the other nodes")
 	require.Len(t, c.Target().Nodes, 3)
 }
 
