@@ -56,7 +56,7 @@ func (o *oracle) saved(h *host, before ha.LocalState) {
 	if pledge <= before.Pledge || h.disk.Incarnation != before.Incarnation || h.troubles > 0 || now < h.calm {
 		return
 	}
-	if state.ID == pledge && state.Phase == record.PhaseTaken {
+	if pledge < state.ID || pledge == state.ID && state.Phase == record.PhaseTaken {
 		return
 	}
 	for _, p := range o.promises {
