@@ -142,7 +142,7 @@ func (c *nodeClock) arm(d time.Duration, fire func()) *clock.Timer {
 			c.host.frozen = append(c.host.frozen, it)
 			return
 		}
-		if !c.world.draining {
+		if it.due = c.world.drained + d; !c.world.draining {
 			it.due = max(c.host.time.when(t.deadline), c.world.now())
 		}
 		c.world.schedule(it)

@@ -87,6 +87,7 @@ type World struct {
 	points     map[string]int // crash points passed; guarded by mu
 	reached    map[string]int
 	draining   bool
+	drained    time.Duration // how far the timers of dead agents have been released
 }
 
 // Run makes a world inside a bubble of its own and calls drive, which decides
@@ -336,7 +337,9 @@ func (w *World) end() {
 		h.frozen = nil
 	}
 	for n := 0; len(w.queue) > 0 && n < drainLimit; n++ {
-		if it := w.pop(); it.timer != nil && it.timer.take() {
+		it := w.pop()
+		w.drained = max(w.drained, it.due)
+		if it.timer != nil && it.timer.take() {
 			it.run()
 			w.settle()
 		}
