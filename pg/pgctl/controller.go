@@ -33,8 +33,9 @@ type Controller struct {
 	clock clock.Clock
 	log   *slog.Logger
 
-	turn chan struct{} // holds a token while an operation runs
-	kept keptSession   // of Status and Promote
+	turn   chan struct{} // holds a token while an operation runs
+	kept   keptSession   // of Status and Promote
+	remote keptRemote    // of Identify
 
 	// mu guards what follows. It is never held while something blocks.
 	mu         sync.Mutex
@@ -133,6 +134,7 @@ func (c *Controller) Close() error {
 	defer func() { <-c.turn }()
 	c.end()
 	c.kept.close()
+	c.remote.close()
 	c.sideWork.end()
 	c.tasks.Wait()
 	return c.lock.Close()

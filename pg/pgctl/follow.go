@@ -45,11 +45,17 @@ func (c *Controller) Identify(ctx context.Context, up pg.Upstream) (pg.Remote, e
 }
 
 func (c *Controller) identify(ctx context.Context, up pg.Upstream) (remote pg.Remote, err error) {
-	s, remote, err := c.greet(ctx, up)
+	s, remote, fresh, err := c.greetAgain(ctx, up)
 	if err != nil {
 		return remote, err
 	}
-	defer s.close()
+	defer func() {
+		if err != nil || !fresh {
+			s.close()
+			return
+		}
+		c.remote.keep(s, up.Address(), c.clock)
+	}()
 	ctx, cancel := c.short(ctx, "identification of "+up.Address())
 	defer cancel()
 	row, err := s.row(ctx, identifyQuery)

@@ -77,9 +77,11 @@ type receiverRow struct {
 	Timeline pg.Timeline `json:"timeline"`
 }
 
-// sendersQuery reads the walsenders as one value of JSON, a senderRows.
+// sendersQuery reads the walsenders as one value of JSON, a senderRows. Those of
+// controllers that only ask something are left out.
 const sendersQuery = `(SELECT json_agg(json_build_object('pid', pid, 'name', application_name, 'state', state, 'flush', flush_lsn,
- 'replay', replay_lsn, 'sync', sync_state, 'priority', sync_priority)) FROM pg_stat_replication)`
+ 'replay', replay_lsn, 'sync', sync_state, 'priority', sync_priority))
+ FROM pg_stat_replication WHERE NOT (application_name = 'pghad' AND state = 'startup'))`
 
 // senderRow is pg.Walsender as sendersQuery names its fields.
 type senderRow struct {
