@@ -38,9 +38,9 @@ func (n *Node) keep(ctx context.Context, v look) (time.Duration, error) {
 }
 
 // leaveMaintenance confirms the end of maintenance, on the node that was the
-// primary when it began: its server is what the records say, or no primary.
-// Nobody else acts before that: a primary in maintenance has no deadline. The
-// holder of `leader` confirms too, where that is somebody else by now.
+// primary when it began, which keeps to it no longer: its server serves in a term,
+// or is no primary. Nobody else acts before that: a primary in maintenance has no
+// deadline. The holder of `leader` confirms too, where that is somebody else by now.
 func (n *Node) leaveMaintenance(ctx context.Context, v look) error {
 	m := v.records.Maintenance
 	if v.storeErr != nil || m.Mode.Value != record.MaintenanceLeaving || n.forgotten(v.records) != "" {

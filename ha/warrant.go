@@ -86,6 +86,7 @@ func (w *warrant) Until() time.Time {
 }
 
 // left is how long the warrant lasts if nothing renews it, and why not longer.
+// Zero is final.
 func (w *warrant) left() (time.Duration, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -95,7 +96,15 @@ func (w *warrant) left() (time.Duration, error) {
 	if w.maintenance {
 		return unlimited, nil
 	}
-	return max(w.lease.remaining(), w.byPromises()), w.lease.Check()
+	err := w.lease.Check()
+	left := max(w.lease.remaining(), w.byPromises())
+	if left <= 0 {
+		if err == nil {
+			err = ErrExpired
+		}
+		w.ended = err // whatever comes now comes too late
+	}
+	return left, err
 }
 
 // remaining is how long the lease lasts if it is not renewed, by both clocks;
