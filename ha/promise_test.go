@@ -159,20 +159,19 @@ func TestWarrantNeedsKPromisesOfEveryRecordThatMayBeInForce(t *testing.T) {
 			defer cancel()
 			w.ask(ctx, who)
 		}
-		loseLease(t, w)
-		require.Error(t, w.Check())
+		require.False(t, w.standsAlone())
 		ask(onlyB)
-		require.NoError(t, w.Check(), "one of two is k")
+		require.True(t, w.standsAlone(), "one of two is k")
 
 		wider := quorum.Config{Mode: quorum.ModeQuorum, Primary: life("a"), Members: []quorum.Member{life("c"), life("d")}, K: 1}
 		w.propose(wider)
-		require.Error(t, w.Check(), "a record that may have landed counts c and d only")
+		require.False(t, w.standsAlone(), "a record that may have landed counts c and d only")
 		ask(tellers{})
-		require.NoError(t, w.Check(), "b for the one, c for the other")
+		require.True(t, w.standsAlone(), "b for the one, c for the other")
 		w.settle(quorum.Config{Mode: quorum.ModeQuorum, Primary: life("a"), Members: []quorum.Member{life("b"), life("c"), life("d")}, K: 3})
-		require.Error(t, w.Check(), "d has not been asked")
+		require.False(t, w.standsAlone(), "d has not been asked")
 		w.settle(quorum.Config{Mode: quorum.ModeQuorum, Primary: life("a")})
-		require.NoError(t, w.Check(), "with k = 0 no election can do without this node")
+		require.True(t, w.standsAlone(), "with k = 0 no election can do without this node")
 	})
 }
 
@@ -194,12 +193,14 @@ func TestWarrantAsksNobodyForAServerThatDoesNotServe(t *testing.T) {
 		w, _ := inOffice(t, 1)
 		w.seen(false, false, nil)
 		w.ask(t.Context(), tellers{})
-		loseLease(t, w)
-		require.Error(t, w.Check())
+		require.False(t, w.standsAlone())
 		w.seen(false, true, nil)
+		loseLease(t, w)
 		require.NoError(t, w.Check(), "maintenance")
-		w.end(ErrResigned)
-		require.ErrorIs(t, w.Check(), ErrResigned, "an end is final")
+		w.seen(false, false, nil)
+		require.ErrorIs(t, w.Check(), ErrReleased)
+		w.seen(false, true, nil)
+		require.ErrorIs(t, w.Check(), ErrReleased, "an end is final")
 	})
 }
 
