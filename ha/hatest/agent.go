@@ -63,9 +63,12 @@ type host struct {
 	// or its clock from keeping to what was agreed: now, or until calm.
 	troubles int
 	calm     time.Duration
-	started  time.Duration // when the last agent was
-	parked   []*item       // what its server would do
-	failing  []string      // effects on its server that fail; see host.failure
+	// Its clock goes at another rate than it may: now, or until steady.
+	rates   int
+	steady  time.Duration
+	started time.Duration // when the last agent was
+	parked  []*item       // what its server would do
+	failing []string      // effects on its server that fail; see host.failure
 	// sessions are all that agents of this host were granted.
 	sessions []dcs.SessionID
 }

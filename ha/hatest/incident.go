@@ -63,9 +63,16 @@ func (s *simulation) disturb(i Incident, undo func()) func() {
 		return undo
 	}
 	h.troubles++
+	if i.Verb == "rate" {
+		h.rates++
+	}
 	calmDown := func() {
 		h.troubles--
 		h.calm = s.world.now() + 2*s.plan.Timing.TTL
+		if i.Verb == "rate" {
+			h.rates--
+			h.steady = h.calm
+		}
 	}
 	if i.Verb == "expire" || i.Verb == "wall" { // these happen at once
 		calmDown()

@@ -15,6 +15,8 @@ type Network struct {
 	Loss float64
 	// Stale is the chance that a watch delivers a state that is already old.
 	Stale float64
+	// Peers, where not zero, is the longest that one leg takes between two agents.
+	Peers time.Duration
 }
 
 func (n Network) defaults() Network {
@@ -41,6 +43,14 @@ func (w *World) latency(leg string, id digest) time.Duration {
 		return roll.spread(n.LatencyMax, n.Tail)
 	}
 	return roll.spread(n.LatencyMin, n.LatencyMax)
+}
+
+// peerLatency is how long one leg takes between two agents.
+func (w *World) peerLatency(leg string, id digest) time.Duration {
+	if longest := w.cfg.Network.Peers; longest > 0 {
+		return w.network.of(leg, id).between(w.cfg.Network.LatencyMin, longest)
+	}
+	return w.latency(leg, id)
 }
 
 // Cut cuts the link from one machine to another, one way. It must be called as

@@ -47,6 +47,7 @@ type oracle struct {
 	well     time.Duration
 	looked   time.Duration
 
+	taken    uint64 // the newest term that was ever taken
 	promises []promiseGiven
 	quiet    map[string]bool // nodes that have said that they keep to the maintenance
 

@@ -108,6 +108,9 @@ func (o *oracle) elected(host string) {
 func (o *oracle) election(host string, value []byte) {
 	s := o.sim
 	state, err := record.Decode[record.FailoverState](s.keys.FailoverState(), value)
+	if err == nil && state.Phase == record.PhaseTaken {
+		o.taken = max(o.taken, state.ID)
+	}
 	if err != nil || state.Phase != record.PhaseWon || state.Handover == nil || s.records.Failover.Value.ID == state.ID {
 		return
 	}

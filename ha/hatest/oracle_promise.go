@@ -48,20 +48,21 @@ func (o *oracle) isPromised(primary string) bool {
 }
 
 // saved: a member binds itself to no open election while a promise that it has
-// given is in force. It may follow whoever was elected without it, or named by
-// that very primary.
+// given is in force, also when its agent was restarted. It may follow whoever was
+// elected without it, or named by that very primary: then the term is over for
+// which it was given.
 func (o *oracle) saved(h *host, before ha.LocalState) {
 	s := o.sim
 	now, pledge, state := s.world.now(), h.disk.Pledge, s.records.Failover.Value
-	if pledge <= before.Pledge || h.disk.Incarnation != before.Incarnation || h.troubles > 0 || now < h.calm {
+	if pledge <= before.Pledge || h.disk.Incarnation != before.Incarnation || h.rates > 0 || now < h.steady {
 		return
 	}
 	if pledge < state.ID || pledge == state.ID && state.Phase == record.PhaseTaken {
 		return
 	}
 	for _, p := range o.promises {
-		handed := state.ID == pledge && state.Handover != nil && state.Handover.From.Node == p.primary
-		if p.host == h.name && p.by == h.disk.Member(h.name) && pledge > p.term && now < p.until(s.plan.Timing.MaxDrift) && !handed {
+		over := p.term < o.taken || state.ID == pledge && state.Handover != nil && state.Handover.From.Node == p.primary
+		if p.host == h.name && p.by == h.disk.Member(h.name) && pledge > p.term && now < p.until(s.plan.Timing.MaxDrift) && !over {
 			s.violatef(rulePromise, "%s pledges %d, and has promised %s in term %d not to, at %s for %s",
 				h.name, pledge, p.primary, p.term, p.given, p.length)
 		}

@@ -93,7 +93,7 @@ func (c *peerCall) label(what string) func() string {
 func (c *peerCall) send(t *task, id digest) {
 	w := c.asker.world
 	c.task, c.id, c.sent = t, id, w.now()
-	w.after(w.latency("request", id), id, c.label(fmt.Sprintf("asks %s for a promise of %s", c.to, c.ask.For)), c.arrive)
+	w.after(w.peerLatency("request", id), id, c.label(fmt.Sprintf("asks %s for a promise of %s", c.to, c.ask.For)), c.arrive)
 }
 
 // arrive is when the question would reach the other agent's machine.
@@ -145,7 +145,7 @@ func (c *peerCall) reply(promise ha.Promise, err error) {
 	w := c.asker.world
 	said := fmt.Sprintf("%t %s %v", promise.Given, promise.Why, err)
 	w.trace = w.trace.str(said)
-	w.after(w.latency("reply", c.id), c.id.str("reply"), nil, func() {
+	w.after(w.peerLatency("reply", c.id), c.id.str("reply"), nil, func() {
 		lost := w.network.of("lost reply", c.id).chance(w.cfg.Network.Loss)
 		if lost || !w.peersReach(c.to, c.asker.host.name) {
 			return

@@ -93,7 +93,11 @@ func (p Plan) String() string {
 	fmt.Fprintf(&b, "servers slowdown=%g retry=%s\n", p.SlowDown, p.Retry)
 	fmt.Fprintf(&b, "timing ttl=%s renew=%s margin=%s observe=%s request=%s removal=%s election=%s\n",
 		t.TTL, t.RenewEvery, t.Margin, t.Observe, t.Request, t.RemovalDelay, t.ElectionTimeout)
-	fmt.Fprintf(&b, "network min=%s max=%s tail=%s loss=%g stale=%g\n", n.LatencyMin, n.LatencyMax, n.Tail, n.Loss, n.Stale)
+	fmt.Fprintf(&b, "network min=%s max=%s tail=%s loss=%g stale=%g", n.LatencyMin, n.LatencyMax, n.Tail, n.Loss, n.Stale)
+	if n.Peers > 0 {
+		fmt.Fprintf(&b, " peers=%s", n.Peers)
+	}
+	b.WriteString("\n")
 	if len(p.Rates) > 0 {
 		b.WriteString("rates")
 		for _, r := range p.Rates {
@@ -162,7 +166,7 @@ func (p *Plan) parse(line string) error {
 		})
 	case "network":
 		n := &p.Network
-		r.pairs(map[string]any{"min": &n.LatencyMin, "max": &n.LatencyMax, "tail": &n.Tail, "loss": &n.Loss, "stale": &n.Stale})
+		r.pairs(map[string]any{"min": &n.LatencyMin, "max": &n.LatencyMax, "tail": &n.Tail, "loss": &n.Loss, "stale": &n.Stale, "peers": &n.Peers})
 	case "rates":
 		for len(r.words) > 0 {
 			p.Rates = append(p.Rates, r.float(r.word()))
