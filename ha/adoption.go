@@ -81,6 +81,8 @@ type adoption struct {
 	acquisition
 	token dcs.Revision // of the holding, under the earlier session
 
+	repeated bool // an earlier adoption of the holding under this session ended in doubt
+
 	from    dcs.Revision // what the key was when the last transaction was sent
 	written dcs.Revision // the revision of a transaction that has surely landed
 	refused error        // the conflict of a transaction that was sent at from
@@ -104,10 +106,10 @@ func (a *adoption) run(ctx context.Context) (*Lease, error) {
 			return a.win(ctx, kv)
 		}
 		if !again || try == attempts {
-			return nil, a.lose(err)
+			return nil, a.lose(ctx, err)
 		}
 		if a.unknown > 0 && a.session.ctx.Err() == nil && a.pause(ctx, try) != nil {
-			return nil, a.lose(err)
+			return nil, a.lose(ctx, err)
 		}
 	}
 }
@@ -122,7 +124,18 @@ func (a *adoption) claim(s *lockerSession) error {
 		a.unclaim()
 		return ErrReleased
 	}
+	a.repeated = s.adopting(a.key, a.token)
 	return nil
+}
+
+// mark remembers the adoption as one in doubt, from before it is sent: should
+// the session end meanwhile nobody closes it.
+func (a *adoption) mark() {
+	a.locker.mu.Lock()
+	defer a.locker.unlock()
+	if !a.session.ended && !a.session.adopting(a.key, a.token) {
+		a.session.doubt(orphan{key: a.key, adopted: a.token})
+	}
 }
 
 // attempt reads the key and moves it, unless an earlier attempt has done so. It
@@ -134,6 +147,7 @@ func (a *adoption) attempt(ctx context.Context) (kv dcs.KV, again bool, err erro
 		return kv, again, err
 	}
 	a.from, a.refused = kv.Revision, nil
+	a.mark()
 	err = a.session.call(ctx, "adopting "+a.key, func(ctx context.Context) error {
 		guard := dcs.Guard{Key: a.key, Created: kv.Created, Revision: kv.Revision}
 		rev, err := a.locker.cfg.Store.Commit(ctx, a.txn(guard, a.session.id))
@@ -178,8 +192,8 @@ func (a *adoption) look(ctx context.Context) (kv dcs.KV, again bool, err error) 
 	return kv, false, nil
 }
 
-// unread is the error of a read, of which the caller has not asked: that of a
-// context proves nothing about the transaction.
+// unread is the error of a read that failed. It may be the context's own, which
+// would say nothing to a caller who has asked for a write.
 func unread(err error) error {
 	if errors.Is(err, dcs.ErrUnavailable) || errors.Is(err, dcs.ErrClosed) || errors.Is(err, dcs.ErrInvalid) {
 		return fmt.Errorf("its key could not be read: %w", err)
@@ -202,10 +216,12 @@ func (a *adoption) moved(kv dcs.KV) bool {
 // token, or because an earlier adoption has moved it, to a greater token, and
 // does not know.
 func (a *adoption) isHolding(kv dcs.KV) bool {
-	a.locker.mu.Lock()
-	defer a.locker.unlock()
-	return kv.Created == a.token || kv.Session == a.session.id && kv.Created > a.token &&
-		slices.ContainsFunc(a.session.orphans, func(o orphan) bool { return o.key == a.key && o.adopted == a.token })
+	l := a.locker
+	l.mu.Lock()
+	defer l.unlock()
+	return kv.Created == a.token || kv.Created > a.token && slices.ContainsFunc(l.sessions, func(s *lockerSession) bool {
+		return s.id == kv.Session && s.adopting(a.key, a.token) && (s != a.session || a.repeated)
+	})
 }
 
 // win makes the lease, and forgets the earlier ones.
@@ -214,28 +230,28 @@ func (a *adoption) win(ctx context.Context, kv dcs.KV) (*Lease, error) {
 	l.mu.Lock()
 	a.unclaim()
 	if s.expireIfDue() <= 0 {
+		s.doubt(orphan{key: a.key, adopted: a.token})
 		cause := context.Cause(s.ctx)
 		l.unlock()
 		return nil, fmt.Errorf("%w: it was moved to session %s, whose time was up when the reply came: %w", dcs.ErrAmbiguous, s.id, cause)
 	}
-	s.forgetAdoptions(a.key)
 	ls := a.lease(ctx, kv.Created, kv.Revision)
 	idle := l.forget(s, a.key)
 	l.note(func(log *slog.Logger) {
 		log.Info("lock adopted", "key", a.key, "token", uint64(kv.Created), "before", uint64(a.token), "session", s.id)
 	})
 	l.unlock()
-	for _, old := range idle {
-		l.closeIdle(ctx, old)
-	}
+	l.closeIdle(ctx, idle)
 	return ls, nil
 }
 
-// forget drops the leases on the key under all sessions but s: the key is not
-// theirs any more. It returns the sessions that the caller has to close, since
-// nothing else is unreleased under them. The caller holds mu.
+// forget drops what is left of earlier holdings of the key, which has been moved
+// to s. It returns the sessions that the caller has to close, since nothing else
+// is unreleased under them. The caller holds mu.
 func (l *Locker) forget(s *lockerSession, key string) (idle []*lockerSession) {
 	for _, other := range l.sessions {
+		left := len(other.leases) + len(other.orphans)
+		other.forgetAdoptions(key, 0)
 		if other == s {
 			continue
 		}
@@ -245,39 +261,63 @@ func (l *Locker) forget(s *lockerSession, key string) (idle []*lockerSession) {
 				other.drop(ls)
 			}
 		}
-		if other.claimFinish() {
+		if len(other.leases)+len(other.orphans) < left && other.claimFinish() {
 			idle = append(idle, other)
 		}
 	}
 	return idle
 }
 
-// closeIdle closes a session whose lock was adopted by another one, so that
-// nothing that was lost can land under it. It does not insist: the session is
-// not renewed any more, and the lease that was won should not wait.
-func (l *Locker) closeIdle(ctx context.Context, s *lockerSession) {
-	ctx, cancel := timectx.With(ctx, l.cfg.Clock, l.timing.Request, "closing session "+string(s.id))
+// giveUp drops what adoptions of a holding have left that is no more. It returns
+// the sessions that the caller has to close. The caller holds mu.
+func (l *Locker) giveUp(key string, token dcs.Revision) (idle []*lockerSession) {
+	for _, s := range l.sessions {
+		left := len(s.orphans)
+		s.forgetAdoptions(key, token)
+		if len(s.orphans) < left && s.claimFinish() {
+			idle = append(idle, s)
+		}
+	}
+	return idle
+}
+
+// closeIdle closes sessions under which nothing is left, so that nothing that
+// was lost can land there. It does not insist: they are not renewed any more,
+// and the lease that was won should not wait.
+func (l *Locker) closeIdle(ctx context.Context, idle []*lockerSession) {
+	ctx, cancel := timectx.With(ctx, l.cfg.Clock, l.timing.Request, "closing earlier sessions")
 	defer cancel()
-	if err := s.finish(ctx); err != nil {
-		l.log.Warn("session not closed, it expires", "session", s.id, "error", err)
+	for _, s := range idle {
+		if err := s.finish(ctx); err != nil {
+			l.log.Warn("session not closed, it expires", "session", s.id, "error", err)
+		}
 	}
 }
 
 // lose leaves nothing behind that could harm, and words the error.
-func (a *adoption) lose(err error) error {
+func (a *adoption) lose(ctx context.Context, err error) error {
 	l, s := a.locker, a.session
-	l.mu.Lock()
-	defer l.unlock()
-	a.unclaim()
 	fenced := errors.Is(err, ErrFenced) // nothing can land any more
-	if fenced || a.unknown > 0 {
-		s.forgetAdoptions(a.key)
-	}
-	if a.unknown > 0 && !fenced {
+	sure := fenced || errors.Is(err, dcs.ErrSessionLost)
+	var idle []*lockerSession
+	l.mu.Lock()
+	a.unclaim()
+	switch {
+	case fenced:
+		idle = l.giveUp(a.key, a.token)
+	case a.unknown > 0 && !sure:
+		s.forgetAdoptions(a.key, 0) // counts anew for how long it is spared
 		s.doubt(orphan{key: a.key, adopted: a.token})
+	case !a.repeated:
+		s.forgetAdoptions(a.key, a.token)
+		if s.claimFinish() {
+			idle = append(idle, s)
+		}
 	}
 	s.settle()
-	sure := fenced || errors.Is(err, dcs.ErrSessionLost)
+	l.unlock()
+	l.closeIdle(ctx, idle)
+
 	switch {
 	case a.unknown == 0 || sure && len(a.with.Then) == 0 || errors.Is(err, dcs.ErrAmbiguous):
 		return err

@@ -353,6 +353,42 @@ func adoptAmbiguous(t *testing.T, w *lockWorld, rule func(storeCall) fault, solv
 	require.Equal(t, record, w.key(recordKey), "nothing has landed since")
 }
 
+// TestAdoptIsNotMistaken: an earlier adoption that ended in doubt lands while a
+// later one is in doubt. What the later one carries was not carried out.
+func TestAdoptIsNotMistaken(t *testing.T) {
+	t.Parallel()
+	adoptionTest(t, func(t *testing.T, w *lockWorld) {
+		l, f := w.node("a")
+		old := w.loseHolding(l, f)
+		var earlier dcs.Txn
+		calls := 0
+		f.setRule(func(c storeCall) fault {
+			if !adopting(c) {
+				return fault{}
+			}
+			switch calls++; calls {
+			case 1, 2, 3:
+				earlier = c.txn
+			case 4:
+				_, err := w.admin.Commit(background, earlier)
+				assert.NoError(t, err)
+			default:
+				return fault{}
+			}
+			return fault{fail: true, lost: true}
+		})
+		_, err := l.Adopt(background, lockKey, old.Token(), nil, w.recording("1"))
+		require.ErrorIs(t, err, dcs.ErrAmbiguous)
+		_, err = l.Adopt(background, lockKey, old.Token(), nil, w.recording("2"))
+		require.ErrorIs(t, err, dcs.ErrAmbiguous)
+		require.Equal(t, "1", string(w.key(recordKey).Value))
+		lease, err := l.Adopt(background, lockKey, old.Token(), nil, w.recording("3"))
+		require.NoError(t, err)
+		w.requireInForce(lease)
+		require.Equal(t, "3", string(w.key(recordKey).Value))
+	})
+}
+
 // TestAdoptLandsAfterTheRelease: of two attempts the first lands when the lease
 // that the second has got was released, and somebody else holds the lock.
 func TestAdoptLandsAfterTheRelease(t *testing.T) {
@@ -477,8 +513,6 @@ func TestAdoptTooLate(t *testing.T) {
 				wall := &steppedWall{}
 				l, f := w.node("a", func(cfg *ha.LockerConfig) { cfg.Wall = wall.now })
 				old := w.loseHolding(l, f)
-				other, err := l.TryAcquire(background, lockKey+"/other", nil)
-				require.NoError(t, err)
 				sent := false
 				f.setRule(func(c storeCall) fault {
 					sent = sent || adopting(c)
@@ -487,14 +521,59 @@ func TestAdoptTooLate(t *testing.T) {
 					}
 					return fault{}
 				})
-				_, err = l.Adopt(background, lockKey, old.Token(), nil, dcs.Txn{})
+				_, err := l.Adopt(background, lockKey, old.Token(), nil, dcs.Txn{})
 				f.setRule(nil)
 				require.ErrorIs(t, err, dcs.ErrAmbiguous)
-				require.Equal(t, other.Session(), w.key(lockKey).Session)
+				between := w.key(lockKey).Session
+				require.NotEqual(t, old.Session(), between)
 				lease, err := l.Adopt(background, lockKey, old.Token(), nil, dcs.Txn{})
 				require.NoError(t, err)
-				require.NoError(t, other.Release(background))
+				require.False(t, w.cluster.Expire(between), "it was closed")
 				w.requireInForce(lease)
+			})
+		})
+	}
+}
+
+// TestAdoptInterrupted: the store goes away while a holding is adopted, for
+// longer than the new session lasts. When it is back the holding is still there.
+func TestAdoptInterrupted(t *testing.T) {
+	t.Parallel()
+	for _, end := range []string{"again", "close", "lost"} {
+		t.Run(end, func(t *testing.T) {
+			t.Parallel()
+			adoptionTest(t, func(t *testing.T, w *lockWorld) {
+				l, f := w.node("a")
+				old := w.loseHolding(l, f)
+				away := false
+				f.setRule(func(c storeCall) fault {
+					away = away || adopting(c)
+					return fault{mute: away}
+				})
+				_, err := l.Adopt(background, lockKey, old.Token(), nil, w.recording("1"))
+				require.ErrorIs(t, err, dcs.ErrAmbiguous)
+				time.Sleep(3 * time.Second)
+				f.setRule(nil)
+				between := w.key(lockKey)
+				require.NotEqual(t, old.Session(), between.Session)
+				switch end {
+				case "again":
+					lease, err := l.Adopt(background, lockKey, old.Token(), nil, w.recording("2"))
+					require.NoError(t, err)
+					require.False(t, w.cluster.Expire(between.Session), "it was closed")
+					w.requireInForce(lease)
+				case "close":
+					require.NoError(t, l.Close(background))
+					require.False(t, w.exists(lockKey))
+				case "lost":
+					require.True(t, w.cluster.Expire(between.Session))
+					_, err = l.Adopt(background, lockKey, old.Token(), nil, w.recording("2"))
+					require.ErrorIs(t, err, ha.ErrFenced)
+					require.NotErrorIs(t, err, dcs.ErrAmbiguous)
+					ends := f.count(callEnd)
+					require.NoError(t, l.Close(background))
+					require.LessOrEqual(t, f.count(callEnd)-ends, 2, "nothing is left of the one in between")
+				}
 			})
 		})
 	}
@@ -685,9 +764,9 @@ func TestAdoptEndsTheFormerLife(t *testing.T) {
 		require.NoError(t, err)
 		lease, err := l.Adopt(background, lockKey, old.Token(), nil, dcs.Txn{})
 		require.NoError(t, err)
-		moved := time.Now()
-		<-old.Context().Done()
-		require.LessOrEqual(t, time.Since(moved), ha.DefaultRenewEvery)
+		time.Sleep(ha.DefaultRenewEvery)
+		synctest.Wait()
+		require.Error(t, old.Context().Err())
 		require.ErrorIs(t, old.Check(), ha.ErrFenced)
 		require.NoError(t, old.Release(background))
 		w.requireInForce(lease)

@@ -58,9 +58,9 @@ type LockerConfig struct {
 //
 // Of all Lockers that use the same store, at most one holds a Lease on a key
 // that is in force at any instant of true time, as long as no clock's rate is
-// wrong by more than MaxDrift and nobody deletes the keys of locks by hand; and
-// work that ends within Margin of its lease's end never runs beside that of the
-// next holder. What may not rely on clocks at all puts Lease.Guard into its
+// wrong by more than MaxDrift and nobody deletes the keys of locks by hand, or
+// adopts the lock of a holder that is alive; and work that ends within Margin of
+// its lease's end never runs beside that of the next holder. What may not rely on clocks at all puts Lease.Guard into its
 // transactions: the fencing token of each holding is greater than that of every
 // earlier one.
 //
@@ -397,6 +397,7 @@ func (l *Locker) endSessions() (idle []*lockerSession, busy []string) {
 		for _, ls := range s.leases {
 			busy = append(busy, ls.key)
 		}
+		s.orphans = nil // they go with the session
 		if s.claimFinish() {
 			idle = append(idle, s)
 		}

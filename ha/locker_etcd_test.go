@@ -2,6 +2,7 @@ package ha_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -106,8 +107,8 @@ func TestAdoptOnEtcd(t *testing.T) {
 	require.Nil(t, third)
 	third, err = l.Adopt(ctx, lockKey, second.Token(), []byte("a"), dcs.Txn{})
 	require.NoError(t, err)
-	<-second.Context().Done()
-	require.ErrorIs(t, second.Check(), ha.ErrFenced, "the former process notices")
+	require.Eventually(t, func() bool { return errors.Is(second.Check(), ha.ErrFenced) }, 30*time.Second, 20*time.Millisecond,
+		"the former process notices")
 	require.NoError(t, former.Close(ctx), "its session is revoked")
 	kv, err := store.Get(ctx, lockKey)
 	require.NoError(t, err)

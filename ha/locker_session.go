@@ -52,7 +52,8 @@ type orphan struct {
 	token dcs.Revision
 	// adopted is the token of the holding that an adoption with an unknown
 	// outcome may still bring, or has brought, under this session. So that the
-	// adoption can be repeated the next sweep spares it.
+	// adoption can be repeated the next sweep spares it, and the session is not
+	// closed when it has ended.
 	adopted dcs.Revision
 	spared  bool // by one sweep
 }
@@ -395,8 +396,7 @@ func (s *lockerSession) remove(o orphan) (gone bool, err error) {
 func (s *lockerSession) wanted(key string) bool {
 	s.locker.mu.Lock()
 	defer s.locker.unlock()
-	return s.user(key) != nil ||
-		slices.ContainsFunc(s.orphans, func(o orphan) bool { return o.key == key && o.adopted != 0 })
+	return s.user(key) != nil || s.adopting(key, 0)
 }
 
 // user says who holds or acquires the key under this session, as the error for
@@ -436,17 +436,28 @@ func (s *lockerSession) forgetOrphan(o orphan) {
 	s.orphans = slices.DeleteFunc(s.orphans, func(other orphan) bool { return other == o })
 }
 
-// forgetAdoptions drops what adoptions of the key have left: none of them can
-// land any more, and what they brought is known. The caller holds mu.
-func (s *lockerSession) forgetAdoptions(key string) {
-	s.orphans = slices.DeleteFunc(s.orphans, func(o orphan) bool { return o.key == key && o.adopted != 0 })
+// adopting reports whether an adoption ended in doubt under this session, of
+// this key and token; of any, if that is zero. The caller holds mu.
+func (s *lockerSession) adopting(key string, token dcs.Revision) bool {
+	return slices.ContainsFunc(s.orphans, func(o orphan) bool { return o.adoption(key, token) })
+}
+
+// forgetAdoptions drops them: none of them can land any more, and what they
+// brought is known. The caller holds mu.
+func (s *lockerSession) forgetAdoptions(key string, token dcs.Revision) {
+	s.orphans = slices.DeleteFunc(s.orphans, func(o orphan) bool { return o.adoption(key, token) })
+}
+
+// adoption reports whether an adoption of this key and token has left the
+// orphan; of any, if that is zero.
+func (o orphan) adoption(key string, token dcs.Revision) bool {
+	return o.adopted != 0 && (key == "" || o.key == key) && (token == 0 || o.adopted == token)
 }
 
 // settle ends the session if it has orphans and nothing to lose. An adoption
 // that may be repeated is something to lose. The caller holds mu.
 func (s *lockerSession) settle() {
-	spared := slices.ContainsFunc(s.orphans, func(o orphan) bool { return o.adopted != 0 })
-	if len(s.orphans) > 0 && !spared && len(s.leases) == 0 && len(s.claims) == 0 {
+	if len(s.orphans) > 0 && !s.adopting("", 0) && len(s.leases) == 0 && len(s.claims) == 0 {
 		s.end(errDoubtful)
 	}
 }
@@ -511,7 +522,7 @@ func (s *lockerSession) endIfLost(err error) {
 	for _, ls := range s.leases {
 		ls.gone = true
 	}
-	s.leases = nil
+	s.leases, s.orphans = nil, nil
 }
 
 // end ends the session and the leases under it, once. The caller holds mu.
@@ -532,9 +543,10 @@ func (s *lockerSession) end(cause error) {
 }
 
 // claimFinish reports whether the caller has to call finish: the session has
-// ended and nothing under it is unreleased. The caller holds mu.
+// ended and nothing under it is unreleased, or may be adopted from it. The
+// caller holds mu.
 func (s *lockerSession) claimFinish() bool {
-	if !s.ended || s.finishing || len(s.leases) > 0 {
+	if !s.ended || s.finishing || len(s.leases) > 0 || s.adopting("", 0) {
 		return false
 	}
 	s.finishing = true
