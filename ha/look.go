@@ -130,9 +130,9 @@ func (v look) mine(local LocalState) bool {
 // note keeps what others have to know of this look: whether maintenance is on,
 // whether a promise may be given, and what the warrant depends on.
 func (n *Node) note(v look) {
-	m := v.records.Maintenance
-	// Who was the primary when it began has to find its place before it can end.
-	on := m.On() && (m.Mode.Value != record.MaintenanceLeaving || m.Master.Value != n.cfg.Name)
+	// Who is to confirm its end keeps to it no longer: nobody else may act before
+	// that is so.
+	on := v.records.Maintenance.On() && !n.confirmsMaintenance(v)
 	if v.storeErr == nil && on != n.memory.State().Maintenance && n.forgotten(v.records) == "" {
 		if err := n.memory.Update(func(s *LocalState) { s.Maintenance = on }); err != nil {
 			n.cfg.Logger.Warn("local state", "error", err)

@@ -37,21 +37,29 @@ func (n *Node) keep(ctx context.Context, v look) (time.Duration, error) {
 	return n.cfg.Timing.Observe, nil
 }
 
+// confirmsMaintenance reports whether maintenance is to end, and this node is one
+// that has to confirm that.
+func (n *Node) confirmsMaintenance(v look) bool {
+	m := v.records.Maintenance
+	return v.storeErr == nil && m.Mode.Value == record.MaintenanceLeaving && n.forgotten(v.records) == "" &&
+		(m.Master.Value == n.cfg.Name || n.leads(v))
+}
+
+// leads reports whether this node holds `leader` under a lease in force.
+func (n *Node) leads(v look) bool {
+	return n.office != nil && n.office.Lease.Check() == nil && v.records.Leader.Created == n.office.Lease.Token()
+}
+
 // leaveMaintenance confirms the end of maintenance, on the node that was the
 // primary when it began, which keeps to it no longer: its server serves in a term,
 // or is no primary. Nobody else acts before that: a primary in maintenance has no
 // deadline. The holder of `leader` confirms too, where that is somebody else by now.
 func (n *Node) leaveMaintenance(ctx context.Context, v look) error {
 	m := v.records.Maintenance
-	if v.storeErr != nil || m.Mode.Value != record.MaintenanceLeaving || n.forgotten(v.records) != "" {
-		return nil
-	}
-	leads := n.office != nil && n.office.Lease.Check() == nil && v.records.Leader.Created == n.office.Lease.Token()
 	switch {
-	case leads:
-	case m.Master.Value != n.cfg.Name:
+	case !n.confirmsMaintenance(v) || n.memory.State().Maintenance:
 		return nil
-	case v.primary() || !v.stopped() && !v.standby():
+	case !n.leads(v) && (v.primary() || !v.stopped() && !v.standby()):
 		return nil // it takes up its term, or is fenced, first
 	}
 	asked, cancel := n.request(ctx, "confirming the end of maintenance")

@@ -30,7 +30,8 @@ type promiser struct {
 	nonce   string
 	why     string // no promise is given
 	durable bool   // a restart would know that there may be a promise
-	wanted  bool   // somebody has asked since it was last looked
+	wanted  bool   // a request waits for that
+	asked   time.Time
 	until   time.Time
 }
 
@@ -73,12 +74,13 @@ func (p *promiser) arm(durable bool) {
 	}
 }
 
-// disarm takes arm back unless a promise is in force or somebody asks for one. It
-// reports whether it has; from then on none is given.
+// disarm takes arm back when no promise is in force and nobody has asked for one
+// for a while. It reports whether it has; from then on none is given.
 func (p *promiser) disarm() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.wanted || p.until.After(p.clock.Now()) {
+	now := p.clock.Now()
+	if p.wanted || p.until.After(now) || p.asked.Add(p.longest).After(now) {
 		return false
 	}
 	p.durable = false
@@ -108,7 +110,9 @@ func (p *promiser) promise(ask PromiseRequest) Promise {
 		return no("this node follows term %d, and the request is of term %d", p.term, ask.Term)
 	case ask.For <= 0 || ask.For > p.longest:
 		return no("a promise for %s was asked for, at most %s is given", ask.For, p.longest)
-	case !p.durable:
+	}
+	p.asked = p.clock.Now()
+	if !p.durable {
 		if !p.wanted {
 			p.wanted = true
 			p.ask()

@@ -81,6 +81,8 @@ func TestPromiseIsKeptAlsoWhenNoMoreAreGiven(t *testing.T) {
 	require.Equal(t, time.Second, p.bound(), "a later promise takes nothing back")
 	clk.Add(time.Second)
 	require.Zero(t, p.bound())
+	require.False(t, p.disarm(), "who has just asked will ask again")
+	clk.Add(10 * time.Second)
 	require.True(t, p.disarm())
 	require.False(t, p.promise(request(nil)).Given, "nothing is promised that a restart would not know of")
 	require.Equal(t, 1, asked, "the loop is asked to make it possible")
