@@ -155,7 +155,7 @@ func (r *recordReader) read(n int) ([]byte, error) {
 				r.at += longPageHeaderSize - shortPageHeaderSize
 			}
 		}
-		part := make([]byte, min(uint64(n-len(data)), r.geometry.page-r.at%r.geometry.page))
+		part := make([]byte, min(uint64(n-len(data)), r.geometry.page-r.at%r.geometry.page)) //nolint:gosec // at least one is missing
 		path := filepath.Join(r.directory, r.geometry.fileName(r.timeline, pg.LSN(r.at)))
 		if err := readAt(path, part, int64(r.at%r.geometry.segment)); err != nil { //nolint:gosec // below the segment's size
 			return nil, err

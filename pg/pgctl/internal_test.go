@@ -171,7 +171,7 @@ func writeShutdown(t *testing.T, directory string, at pg.LSN, body int, damage f
 	data = binary.NativeEndian.AppendUint64(data, uint64(at))
 	data = binary.NativeEndian.AppendUint32(data, timeline)
 	data = append(data, make([]byte, body-12)...)
-	record := binary.NativeEndian.AppendUint32(nil, uint32(recordHeaderSize+len(data))) //nolint:gosec // short
+	record := binary.NativeEndian.AppendUint32(nil, uint32(recordHeaderSize+len(data)))
 	record = append(record, make([]byte, recordHeaderSize-4)...)
 	sum := crc32.Update(crc32.Checksum(data, castagnoli), castagnoli, record[:recordCRCAt])
 	binary.NativeEndian.PutUint32(record[recordCRCAt:], sum)

@@ -94,9 +94,8 @@ func openPidfd(pid int) (*os.File, error) {
 		return nil, nil //nolint:nilerr,nilnil // an old kernel, or one that does not allow it
 	}
 	file := os.NewFile(uintptr(fd), "pidfd "+strconv.Itoa(pid))
-	if file.SetReadDeadline(time.Time{}) != nil {
-		_ = file.Close() // nothing was read
-		return nil, nil  //nolint:nilnil // it cannot be polled
+	if file.SetReadDeadline(time.Time{}) != nil { // it cannot be polled
+		return nil, file.Close()
 	}
 	return file, nil
 }
@@ -111,7 +110,7 @@ func withFd(file *os.File, use func(fd int) error) error {
 		return err
 	}
 	var used error
-	err = conn.Control(func(fd uintptr) { used = use(int(fd)) }) //nolint:gosec // a descriptor
+	err = conn.Control(func(fd uintptr) { used = use(int(fd)) })
 	return errors.Join(err, used)
 }
 

@@ -36,7 +36,8 @@ func (n *node) requireFlushed(end pg.Position, by *node) {
 	remote, err := n.Identify(n.ctx(), by.up("x"))
 	require.NoError(n.tb, err)
 	require.True(n.tb, remote.Standby)
-	require.Equal(n.tb, end, pg.Position{Timeline: remote.Lineage.Timeline, LSN: remote.Flushed})
+	held := pg.Position{Timeline: remote.Lineage.Timeline, LSN: remote.Flushed}
+	require.Equal(n.tb, end, held)
 }
 
 // slowly makes a server whose walsenders never give up by themselves.
@@ -100,23 +101,24 @@ func TestYieldWantsAPrimaryAndAStandby(t *testing.T) {
 // hold up the move to another one.
 func TestYieldWithFrozenStandbys(t *testing.T) {
 	t.Parallel()
-	for name, load := range map[string]string{
-		"idle":      "SELECT 1",
-		"backlog":   "INSERT INTO t SELECT generate_series(1, 1000)",
-		"full pipe": "INSERT INTO t SELECT generate_series(1, 1000000)",
+	a := newPrimary(t, "a", slowly)
+	b, c := newStandby(t, "b", a), newStandby(t, "c", a)
+	for _, load := range []string{
+		"SELECT 1",
+		"INSERT INTO t SELECT generate_series(1, 1000)",
+		"INSERT INTO t SELECT generate_series(1, 200000)",
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			a := newPrimary(t, "a", slowly)
-			b, c := newStandby(t, "b", a), newStandby(t, "c", a)
-			c.freeze(c.receiver())
-			a.sql(load)
-			b.awaitStreaming(a)
-			require.NoError(t, a.Checkpoint(a.ctx()))
-			end, err := a.Yield(a.ctx(), "b")
-			require.NoError(t, err)
-			a.requireFlushed(end, b)
-		})
+		thaw := c.freeze(c.receiver())
+		a.sql(load)
+		b.awaitStreaming(a)
+		require.NoError(t, a.Checkpoint(a.ctx()))
+		end, err := a.Yield(a.ctx(), "b")
+		require.NoError(t, err, load)
+		a.requireFlushed(end, b)
+		thaw()
+		require.NoError(t, a.StartPrimary(a.ctx(), warrant{}, pg.SyncSetting{}))
+		b.awaitStreaming(a)
+		c.awaitStreaming(a)
 	}
 }
 

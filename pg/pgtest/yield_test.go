@@ -27,7 +27,8 @@ func (w *world) flushed(asks, node string, end pg.Position) {
 	w.Helper()
 	remote, err := w.ctl[asks].Identify(w.Context(), upstream(node, ""))
 	w.ok(err)
-	require.Equal(w.T, end, pg.Position{Timeline: remote.Lineage.Timeline, LSN: remote.Flushed})
+	held := pg.Position{Timeline: remote.Lineage.Timeline, LSN: remote.Flushed}
+	require.Equal(w.T, end, held)
 }
 
 // Roles change in a row, with a frozen third server: nobody needs a rewind.
