@@ -90,7 +90,7 @@ type Node struct {
 	broken     string    // why the server does not start on its own data, "" if it does
 	noRewind   string    // why a rewind of this data was found impossible
 
-	gaveUp atomic.Bool // the server could not be stopped: locks are not renewed any more
+	stuck atomic.Bool // the server should be stopped and could not be: no lock is renewed
 
 	mu     sync.Mutex // guards status only; never held over anything that waits
 	status NodeStatus
@@ -164,8 +164,8 @@ func (n *Node) assemble() error {
 		Store: cfg.Store, TTL: cfg.Timing.TTL, RenewEvery: cfg.Timing.RenewEvery, Margin: cfg.Timing.Margin,
 		Request: cfg.Timing.Request, MaxDrift: cfg.Timing.MaxDrift, Clock: cfg.Clock, Wall: cfg.Wall, Logger: cfg.Logger,
 		Gate: func(context.Context) error {
-			if n.gaveUp.Load() {
-				return errors.New("the node has ended and its server could not be stopped")
+			if n.stuck.Load() {
+				return errors.New("the server cannot serve and could not be stopped")
 			}
 			return nil
 		},
@@ -352,6 +352,7 @@ func (n *Node) stop(ctx context.Context, mode pg.StopMode) error {
 		return fmt.Errorf("stop (%s): %w", mode, err)
 	}
 	n.writable = false
+	n.stuck.Store(false)
 	return nil
 }
 
@@ -411,6 +412,10 @@ func (n *Node) elect(ctx context.Context, v look) (time.Duration, error) {
 		// It goes on streaming, and the primary may come back.
 		out, err := n.elector.Step(ctx, v.records)
 		n.why = out.Plan.Why
+		if out.Office != nil { // it has voted in time, and was restarted since
+			n.enterOffice(ctx, out.Office)
+			return 0, nil
+		}
 		return min(bound, n.cfg.Timing.Observe), err
 	}
 	n.dropMembership(ctx)
@@ -485,7 +490,7 @@ func (n *Node) shutdown(ctx context.Context) error {
 	}
 	if err != nil {
 		n.cfg.Logger.ErrorContext(ctx, "server still runs, its locks are left to expire", "error", err)
-		n.gaveUp.Store(true)
+		n.stuck.Store(true)
 		if n.office != nil {
 			n.leaveOffice(ctx, err)
 		}

@@ -162,6 +162,9 @@ func (n *Node) stepDown(ctx context.Context, v look, cause error) error {
 	n.cfg.Logger.WarnContext(ctx, "the term is given up", "term", n.office.Term, "cause", cause)
 	if !n.memory.State().Maintenance || !v.standby() {
 		if err := n.stop(ctx, pg.StopImmediate); err != nil {
+			// It can acknowledge nothing without the quorum. Others may lead when the
+			// lease has ended.
+			n.stuck.Store(true)
 			return err
 		}
 	}

@@ -149,6 +149,10 @@ func decideFencing(v View) Plan {
 	case !slices.Contains(v.Electorate, v.Self):
 		return Plan{Action: Wait, ID: v.ID, Why: fmt.Sprintf("%s is not in the electorate", v.Self)}
 	case !slices.ContainsFunc(v.Votes, func(vote Vote) bool { return vote.Member == v.Self }):
+		if choice := Choose(v.Recorded, v.Votes); v.ManagerIsMe && v.Overdue > v.Deadline && choice.Action == Name {
+			choice.ID = v.ID // the others are enough, and this node has not been able to fence itself
+			return choice
+		}
 		if v.Promised > 0 {
 			return bound(v, fmt.Sprintf("election %d is open", v.ID))
 		}

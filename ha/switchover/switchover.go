@@ -165,9 +165,20 @@ func Decide(v View) Plan {
 		return Plan{Action: Fail, Why: v.Trouble}
 	case v.Maintenance:
 		return Plan{Action: Fail, Why: "maintenance was enabled"}
-	default:
-		return Plan{Action: HandOver, Target: v.Target}
 	}
+	if why := notNow(v); why != "" { // whoever was killed here may come back when the target has gone
+		return Plan{Action: Fail, Why: why}
+	}
+	return Plan{Action: HandOver, Target: v.Target}
+}
+
+// notNow says why the target cannot take over at this moment, "" if it can.
+func notNow(v View) string {
+	i := slices.IndexFunc(v.Candidates, func(c Candidate) bool { return c.Member == v.Target })
+	if i < 0 {
+		return fmt.Sprintf("%s is no recorded member any more", v.Target)
+	}
+	return cmp.Or(v.Candidates[i].fault(), v.Candidates[i].behind(), v.Busy)
 }
 
 func decideScheduled(v View) Plan {
@@ -193,12 +204,10 @@ func decideScheduled(v View) Plan {
 }
 
 func decidePreparing(v View) Plan {
-	i := slices.IndexFunc(v.Candidates, func(c Candidate) bool { return c.Member == v.Target })
-	if i < 0 {
-		return Plan{Action: Fail, Why: fmt.Sprintf("%s is no recorded member any more", v.Target)}
-	}
-	why := cmp.Or(v.Candidates[i].fault(), v.Candidates[i].behind(), v.Busy)
+	why := notNow(v)
 	switch {
+	case !slices.ContainsFunc(v.Candidates, func(c Candidate) bool { return c.Member == v.Target }):
+		return Plan{Action: Fail, Why: why}
 	case v.Maintenance:
 		return Plan{Action: Fail, Why: "maintenance was enabled"}
 	case v.Elapsed > v.Prepare && why != "":

@@ -91,10 +91,11 @@ func TestDecide(t *testing.T) {
 		"prepared":              {[]change{preparing, func(v *switchover.View) { v.Prepared = true }}, "stop b.1"},
 		"prepare, another term": {[]change{preparing, func(v *switchover.View) { v.Term = 8 }}, "fail: the primary of term 7 did not come to its end; a leads in term 8"},
 
-		"stopping":               {[]change{stopping}, "hand-over b.1"},
-		"stopping, not done":     {[]change{stopping, func(v *switchover.View) { v.Trouble = "frozen" }}, "fail: frozen"},
-		"stopping, another term": {[]change{stopping, func(v *switchover.View) { v.Term = 8 }}, "fail: the primary of term 7 did not come to its end; a leads in term 8"},
-		"stopping, maintenance":  {[]change{stopping, func(v *switchover.View) { v.Maintenance = true }}, "fail: maintenance was enabled"},
+		"stopping":                      {[]change{stopping}, "hand-over b.1"},
+		"stopping, the target has gone": {[]change{stopping, func(v *switchover.View) { v.Candidates[0].Streams = false }}, "fail: b does not stream"},
+		"stopping, not done":            {[]change{stopping, func(v *switchover.View) { v.Trouble = "frozen" }}, "fail: frozen"},
+		"stopping, another term":        {[]change{stopping, func(v *switchover.View) { v.Term = 8 }}, "fail: the primary of term 7 did not come to its end; a leads in term 8"},
+		"stopping, maintenance":         {[]change{stopping, func(v *switchover.View) { v.Maintenance = true }}, "fail: maintenance was enabled"},
 
 		"committed, taken over": {[]change{committed, func(v *switchover.View) { v.Next, v.Term, v.Self = 8, 8, member("b") }}, "finish b.1"},
 		"committed, another has won": {
