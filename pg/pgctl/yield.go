@@ -213,7 +213,7 @@ func (y *yielding) stop(ctx context.Context) error {
 	}
 	served, release := y.watch(ctx, target)
 	defer release()
-	unfit := func(s *sender) bool { return s.flush < y.mark }
+	unfit := func(s *sender) bool { return s.streams && s.flush < y.mark }
 	ending := y.end(unfit, "its standby was not fit before the stop")
 	for until := c.clock.Now().Add(c.cfg.YieldPatience); ; {
 		timer := c.clock.Timer(y.pause(until, ending))
