@@ -148,7 +148,8 @@ func (n *Node) note(v look) {
 			peers = append(peers, Peer{Name: h.Name, APIURL: h.Value.APIURL})
 		}
 	}
-	n.office.warrant.seen(v.primary(), n.memory.State().Maintenance, peers)
+	fit := v.primary() && n.office.unwell.IsZero() && !n.stuck.Load()
+	n.office.warrant.seen(fit, n.memory.State().Maintenance, peers)
 }
 
 // role is the view that the pure decision takes.
