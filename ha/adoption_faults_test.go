@@ -28,6 +28,7 @@ type adopter struct {
 
 	locker *ha.Locker
 	store  *faultyStore
+	rule   func(storeCall) fault
 	former []*ha.Lease // of this life, not all released
 
 	mu      sync.Mutex
@@ -45,27 +46,30 @@ func (a *adopter) live() {
 	}
 	a.former = nil
 	a.locker, a.store = a.w.node(a.name)
-	a.store.setRule(a.fault)
+	a.rule = badNetwork(rand.New(rand.NewPCG(a.rand.Uint64(), 0))) //nolint:gosec // repeatable
+	a.store.setRule(a.rule)
 }
 
-// fault lets one call in four go wrong.
-func (a *adopter) fault(storeCall) fault {
-	delay := func(most time.Duration) time.Duration { return 1 + time.Duration(a.rand.Int64N(int64(most))) }
-	switch a.rand.IntN(20) {
-	case 0:
-		return fault{fail: true, lost: true}
-	case 1:
-		return fault{fail: true, late: delay(2 * time.Second)}
-	case 2:
-		return fault{fail: true, late: delay(20 * time.Second)}
-	case 3:
-		return fault{request: delay(3 * time.Second), reply: delay(3 * time.Second)}
-	case 4:
-		return fault{lost: true}
-	case 5:
-		return fault{mute: true}
+// badNetwork makes a rule by which three calls in ten go wrong.
+func badNetwork(random *rand.Rand) func(storeCall) fault {
+	delay := func(most time.Duration) time.Duration { return 1 + time.Duration(random.Int64N(int64(most))) }
+	return func(storeCall) fault {
+		switch random.IntN(20) {
+		case 0:
+			return fault{fail: true, lost: true}
+		case 1:
+			return fault{fail: true, late: delay(2 * time.Second)}
+		case 2:
+			return fault{fail: true, late: delay(20 * time.Second)}
+		case 3:
+			return fault{request: delay(3 * time.Second), reply: delay(3 * time.Second)}
+		case 4:
+			return fault{lost: true}
+		case 5:
+			return fault{mute: true}
+		}
+		return fault{request: delay(10 * time.Millisecond), reply: delay(10 * time.Millisecond)}
 	}
-	return fault{request: delay(10 * time.Millisecond), reply: delay(10 * time.Millisecond)}
 }
 
 func (a *adopter) setLease(ls *ha.Lease, adopted int) {
@@ -119,7 +123,7 @@ func (a *adopter) run(ctx context.Context) {
 		case lease.Check() == nil:
 			a.store.setRule(halfOpen)
 			<-lease.Context().Done()
-			a.store.setRule(a.fault)
+			a.store.setRule(a.rule)
 		}
 	}
 }
