@@ -79,7 +79,9 @@ type Yielder interface {
 	// was shut down cleanly; the position is the end of the shutdown checkpoint.
 	// That the standby has flushed it is for the caller to confirm: Identify.
 	//
-	// When ctx ends first, the server is still stopping: see Stop.
+	// pg.ErrNotStopped: the standby was found unfit before anything was stopped, and
+	// the primary serves on. When ctx ends later, the server is still stopping: see
+	// Stop.
 	Yield(ctx context.Context, to string) (pg.Position, error)
 }
 

@@ -307,20 +307,16 @@ func (c *SwitchoverCoordinator) handOver(ctx context.Context, seen SwitchoverSee
 	limit := c.cfg.Timing.ElectionTimeout / 2
 	bounded, cancel := timectx.With(ctx, c.cfg.Clock, limit, "stopping the primary for a switchover")
 	defer cancel()
-	var end pg.Position
-	err := c.cfg.Effects.run("switchover/yield", func() (err error) {
-		end, err = c.cfg.Postgres.Yield(bounded, asked.Target.String())
-		return err
-	})
-	if err == nil {
-		err = c.confirm(bounded, seen, asked.Target, end)
-	}
+	end, err := c.yield(bounded, seen, asked.Target)
 	if err == nil {
 		err = seen.Office.Lease.Check()
 	}
 	if err != nil {
 		c.trouble = err.Error()
 		c.cfg.Logger.WarnContext(ctx, "switchover is given up", "target", asked.Target.String(), "error", err)
+		if errors.Is(err, pg.ErrNotStopped) {
+			return false, nil // nobody has noticed
+		}
 		if err := c.cfg.Postgres.Stop(ctx, pg.StopImmediate); err != nil {
 			return false, fmt.Errorf("stop what is left of the server: %w", err)
 		}
@@ -351,12 +347,29 @@ func (c *SwitchoverCoordinator) handOver(ctx context.Context, seen SwitchoverSee
 	return true, nil
 }
 
-// confirm asks the target's server until it says that it has flushed the end.
-func (c *SwitchoverCoordinator) confirm(ctx context.Context, seen SwitchoverSeen, target quorum.Member, end pg.Position) error {
+// yield stops the server when everything that it has written is on the target. An
+// error that wraps pg.ErrNotStopped says that it has not been stopped.
+func (c *SwitchoverCoordinator) yield(ctx context.Context, seen SwitchoverSeen, target quorum.Member) (end pg.Position, err error) {
 	up, err := seen.Upstream(target.Node)
 	if err != nil {
-		return err
+		return end, fmt.Errorf("%w: %w", pg.ErrNotStopped, err)
 	}
+	// Whether the target can be asked shows before the stop, and not after it.
+	if _, err := c.cfg.Postgres.Identify(ctx, up); err != nil {
+		return end, fmt.Errorf("%w: %w", pg.ErrNotStopped, err)
+	}
+	err = c.cfg.Effects.run("switchover/yield", func() error {
+		end, err = c.cfg.Postgres.Yield(ctx, target.String())
+		return err
+	})
+	if err != nil {
+		return end, err
+	}
+	return end, c.confirm(ctx, seen, target, up, end)
+}
+
+// confirm asks the target's server until it says that it has flushed the end.
+func (c *SwitchoverCoordinator) confirm(ctx context.Context, seen SwitchoverSeen, target quorum.Member, up pg.Upstream, end pg.Position) error {
 	for {
 		remote, err := c.cfg.Postgres.Identify(ctx, up)
 		switch {
