@@ -38,12 +38,13 @@ import (
 // session and could not delete the key yet; dcs.ErrConflict if a guard of with
 // did not hold; ErrGated; ErrClosed; those of dcs.
 //
-// dcs.ErrAmbiguous says that the holding may have been moved, or may be yet,
-// and the operations of with with it. If it wraps ErrFenced too, the holding is
-// lost, and only what became of the operations is unknown. Otherwise Adopt may
-// be called again with the same token; unless it is, the Locker lets go of the
-// key within a few renewals. After every other error nothing has been carried
-// out.
+// dcs.ErrAmbiguous says that the move and the operations of with may have been
+// carried out, or may be yet. If it comes with ErrFenced the holding is lost, and
+// only what became of the operations is unknown. Otherwise Adopt may be called
+// again with the same token; unless it is, the Locker lets go of the key within
+// a few renewals, or it expires. After every other error nothing was carried
+// out, unless with was empty: then the key may have been moved before it was
+// lost with ErrFenced or dcs.ErrSessionLost.
 func (l *Locker) Adopt(ctx context.Context, key string, token dcs.Revision, value []byte, with dcs.Txn) (*Lease, error) {
 	a := &adoption{
 		acquisition: acquisition{locker: l, key: key, value: slices.Clone(value), with: with},

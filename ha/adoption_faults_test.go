@@ -46,7 +46,7 @@ func (a *adopter) live() {
 	}
 	a.former = nil
 	a.locker, a.store = a.w.node(a.name)
-	a.rule = badNetwork(rand.New(rand.NewPCG(a.rand.Uint64(), 0))) //nolint:gosec // repeatable
+	a.rule = badNetwork(rand.New(rand.NewPCG(a.rand.Uint64(), 0)))
 	a.store.setRule(a.rule)
 }
 
@@ -192,7 +192,7 @@ func adoptUnderFaults(t *testing.T, seed uint64, creates bool) (adopted int) {
 	var wg sync.WaitGroup
 	nodes := make([]*adopter, 3)
 	for i := range nodes {
-		nodes[i] = &adopter{w: w, name: string(rune('a' + i)), rand: rand.New(rand.NewPCG(seed, uint64(i)))} //nolint:gosec // repeatable
+		nodes[i] = &adopter{w: w, name: string(rune('a' + i)), rand: rand.New(rand.NewPCG(seed, uint64(i)))}
 		wg.Go(func() { nodes[i].run(ctx) })
 	}
 	for range 4 * 60 * 10 {

@@ -16,8 +16,8 @@ var (
 	ErrHeld = errors.New("lock is held")
 	// ErrExpired says that the time which the last renewal bought is used up.
 	ErrExpired = errors.New("lease expired")
-	// ErrFenced says that the lock's key is gone or is another incarnation:
-	// somebody else may hold the lock already.
+	// ErrFenced says that the lock's key is gone, is another incarnation, or was
+	// taken to another session: somebody else may hold the lock already.
 	ErrFenced = errors.New("lock was taken away")
 	// ErrGated says that the gate was closed: the holder is not fit to lead.
 	ErrGated = errors.New("gate is closed")
