@@ -104,6 +104,9 @@ func (p picture) nodeLine(look workload.Look, head uint64) string {
 	case look.Receiving:
 		state = "streaming"
 	}
+	if p.Down[look.Node] && look.Err == "" {
+		state = "no agent"
+	}
 	if role == "standby" && head > 0 {
 		lag = fmt.Sprintf("%d B", max(head, look.LSN)-look.LSN)
 	}

@@ -45,6 +45,8 @@ outage 120 ms now, 2500 ms the longest
 	require.Contains(t, strings.Join(picture{}.lines(), "\n"), "leader nobody")
 	p.Stale = true
 	require.Contains(t, p.lines()[0], "leader b        term 2    timeline 2    etcd does not answer")
+	p.Down["b"] = true
+	require.Contains(t, strings.Join(p.lines(), "\n"), "b      primary   no agent")
 }
 
 func TestEventsKeepTheLast(t *testing.T) {
