@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/ha/quorum"
@@ -56,9 +57,9 @@ type LocalState struct {
 	// served last. By it an agent that was restarted knows its own.
 	Office OfficeMark `json:"office,omitzero"`
 
-	// Promising is set while this node may have promised a primary not to fence:
-	// a restart waits out the longest promise.
-	Promising bool `json:"promising,omitempty"`
+	// Promising is the longest promise not to fence that this node may have given,
+	// zero if there can be none: a restart waits it out. Nanoseconds.
+	Promising time.Duration `json:"promising,omitempty"`
 
 	// Maintenance is what the store said last.
 	Maintenance bool `json:"maintenance,omitempty"`
@@ -122,8 +123,9 @@ type Disk interface {
 // Memory is a LocalState with its Disk. It is not safe for use by several
 // goroutines at once.
 type Memory struct {
-	disk  Disk
-	state LocalState
+	disk   Disk
+	state  LocalState
+	unsure bool // a write has failed: the disk may hold another state
 }
 
 // OpenMemory loads the state.
@@ -143,7 +145,7 @@ func (m *Memory) State() LocalState { return m.state }
 func (m *Memory) Update(change func(*LocalState)) error {
 	next := m.state
 	change(&next)
-	if next == m.state {
+	if next == m.state && !m.unsure {
 		return nil
 	}
 	lowered := next.Pledge < m.state.Pledge && (!m.state.PledgeOwn || next.Pledge <= m.state.PledgeAfter)
@@ -152,9 +154,10 @@ func (m *Memory) Update(change func(*LocalState)) error {
 			m.state.Pledge, next.Pledge, m.state.SeenTerm, next.SeenTerm)
 	}
 	if err := m.disk.Save(next); err != nil {
+		m.unsure = true
 		return fmt.Errorf("local state: %w", err)
 	}
-	m.state = next
+	m.state, m.unsure = next, false
 	return nil
 }
 

@@ -361,7 +361,7 @@ func (e *Elector) takeOver(ctx context.Context, now record.Cluster, plan electio
 	if err != nil {
 		return nil, err
 	}
-	next := record.Quorum{Format: record.Format, Version: recorded.Version + 1, Nonce: nonce, Config: recorded.After(plan.Winner)}
+	next := recorded.Next(nonce, recorded.After(plan.Winner))
 	state.Phase = record.PhaseTaken
 	txn := dcs.Txn{
 		If: []dcs.Guard{

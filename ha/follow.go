@@ -71,8 +71,14 @@ func (n *Node) streamsAlready(v look, term record.Term, up pg.Upstream) bool {
 	local, receiver := n.memory.State(), v.server.Receiver
 	return v.standby() && v.server.Streams() && !local.BelowFloor() &&
 		receiver.Host == up.Host && receiver.Port == up.Port && receiver.Timeline == term.Timeline &&
-		strings.Contains(v.server.Upstream, up.Name) && !strings.Contains(v.server.Upstream, up.Name+uncounted) &&
+		streamsAs(v.server, up.Name) &&
 		(n.following.upstream == up || n.following.term == 0 && local.Pledge == term.ID)
+}
+
+// streamsAs reports whether a server is set to stream under a name that may be
+// counted.
+func streamsAs(server pg.Status, name string) bool {
+	return strings.Contains(server.Upstream, name) && !strings.Contains(server.Upstream, name+uncounted)
 }
 
 // goOnFollowing binds the node to the term. The server is not touched.

@@ -144,8 +144,7 @@ func (n *Node) rewriteQuorum(ctx context.Context, records record.Cluster) error 
 	if err != nil {
 		return err
 	}
-	next := records.Quorum.Value
-	next.Version, next.Nonce = next.Version+1, nonce
+	next := records.Quorum.Value.Next(nonce, records.Quorum.Value.Config)
 	return n.commitAsLeader(ctx, "office/rewrite-quorum", dcs.Txn{
 		If:   []dcs.Guard{records.Quorum.Guard(n.keys.Quorum())},
 		Then: []dcs.Op{{Key: n.keys.Quorum(), Value: record.Encode(next)}},
@@ -247,7 +246,7 @@ func (n *Node) commitAsLeader(ctx context.Context, effect string, txn dcs.Txn) e
 func (n *Node) serve(ctx context.Context, v look) (time.Duration, error) {
 	o := n.office
 	if v.server.Timeline != o.Timeline {
-		return 0, n.resign(ctx, fmt.Errorf("%w: the server is on timeline %d, the term's is %d",
+		return shortPause, n.resign(ctx, fmt.Errorf("%w: the server is on timeline %d, the term's is %d",
 			pg.ErrWrongTimeline, v.server.Timeline, o.Timeline))
 	}
 	o.promoted = true

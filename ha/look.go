@@ -65,7 +65,9 @@ func (n *Node) look(ctx context.Context) look {
 	defer cancel()
 	v.records, v.storeErr = ReadRecords(asked, n.cfg.Store, n.keys)
 	if v.storeErr == nil {
-		v.storeErr = n.remember(v.records)
+		if err := n.remember(v.records); err != nil {
+			v.storeErr = fmt.Errorf("what it says could not be kept: %w", err)
+		}
 	}
 	return v
 }

@@ -148,8 +148,8 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, keys: keys, memory: memory, wake: make(chan struct{}, 1), writable: true}
 	n.promiser = &promiser{clock: cfg.Clock, longest: cfg.Timing.TTL, ask: n.poke, why: "this node has not looked yet"}
-	if memory.State().Promising {
-		n.promiser.bind()
+	if longest := memory.State().Promising; longest > 0 {
+		n.promiser.bind(longest)
 	}
 	if err := n.assemble(); err != nil {
 		return nil, err

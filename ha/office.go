@@ -161,10 +161,10 @@ func (n *Node) resign(ctx context.Context, cause error) error {
 func (n *Node) stepDown(ctx context.Context, v look, cause error) error {
 	n.cfg.Logger.WarnContext(ctx, "the term is given up", "term", n.office.Term, "cause", cause)
 	if !n.memory.State().Maintenance || !v.standby() {
+		// If that fails, or hangs, others may lead when the lease has ended: the
+		// server can acknowledge nothing without the quorum.
+		n.stuck.Store(true)
 		if err := n.stop(ctx, pg.StopImmediate); err != nil {
-			// It can acknowledge nothing without the quorum. Others may lead when the
-			// lease has ended.
-			n.stuck.Store(true)
 			return err
 		}
 	}

@@ -56,12 +56,13 @@ func (p *promiser) bound() time.Duration {
 	return max(p.until.Sub(p.clock.Now()), 0)
 }
 
-// bind makes the node wait as if it had given the longest promise just now: a
-// node that was restarted may have.
-func (p *promiser) bind() {
+// bind makes the node wait as if it had given its longest promise just now: a
+// node that was restarted may have, also with another configuration.
+func (p *promiser) bind(longest time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.until, p.durable = p.clock.Now().Add(p.longest), true
+	p.until = p.clock.Now().Add(longest)
+	p.durable = longest >= p.longest
 }
 
 // arm says whether a restart would know of a promise.
@@ -87,11 +88,11 @@ func (p *promiser) disarm() bool {
 	return true
 }
 
-// waiting reports whether a request waits for arm.
-func (p *promiser) waiting() bool {
+// waiting reports whether a request waits for arm, and armed whether it need not.
+func (p *promiser) waiting() (waiting, armed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.wanted
+	return p.wanted, p.durable
 }
 
 // promise answers a request.
@@ -142,29 +143,40 @@ func (n *Node) preparePromises(v look) {
 	p, local := n.promiser, n.memory.State()
 	state := v.records.Failover.Value
 	switch {
-	case n.following.term == 0 || n.following.term != local.Pledge || !v.standby() || local.BelowFloor():
+	case !v.standby() || local.BelowFloor() || !n.followsPledged(v, local):
 		p.deny("this node follows no primary")
 	case v.storeErr == nil && (state.ID != local.Pledge || state.Nonce != local.PledgeNonce || state.Phase != record.PhaseTaken):
 		p.deny(fmt.Sprintf("this node sees election %d (%s)", state.ID, state.Phase))
 	default:
 		p.allow(n.self(), local.Pledge, local.PledgeNonce)
-		if (v.storeErr != nil || p.waiting()) && !local.Promising {
-			n.setPromising(true)
+		if waiting, armed := p.waiting(); !armed && (v.storeErr != nil || waiting) {
+			n.setPromising(max(p.longest, local.Promising))
 			return
 		}
 	}
-	if local.Promising && v.storeErr == nil && p.disarm() {
-		n.setPromising(false)
+	if local.Promising > 0 && v.storeErr == nil && p.disarm() {
+		n.setPromising(0)
 	}
 }
 
-func (n *Node) setPromising(on bool) {
-	err := n.memory.Update(func(s *LocalState) { s.Promising = on })
+// followsPledged reports whether the server follows the primary of this node's
+// pledge. After a restart of the agent, while the store is away, that shows by the
+// name under which it streams: a node streams from no primary of an older term,
+// and who has voted streams from nobody.
+func (n *Node) followsPledged(v look, local LocalState) bool {
+	if n.following.term != 0 {
+		return n.following.term == local.Pledge
+	}
+	return v.storeErr != nil && local.Pledge > 0 && !local.PledgeOwn && v.server.Streams() && streamsAs(v.server, n.streamName())
+}
+
+func (n *Node) setPromising(longest time.Duration) {
+	err := n.memory.Update(func(s *LocalState) { s.Promising = longest })
 	if err != nil {
 		n.cfg.Logger.Warn("local state", "error", err)
 		return
 	}
-	n.promiser.arm(on)
+	n.promiser.arm(longest > 0)
 }
 
 // askPromises keeps the warrant of a term alive while the lease is in doubt: when

@@ -86,7 +86,9 @@ func TestPromiseIsKeptAlsoWhenNoMoreAreGiven(t *testing.T) {
 	require.True(t, p.disarm())
 	require.False(t, p.promise(request(nil)).Given, "nothing is promised that a restart would not know of")
 	require.Equal(t, 1, asked, "the loop is asked to make it possible")
-	require.True(t, p.waiting())
+	waiting, armed := p.waiting()
+	require.True(t, waiting)
+	require.False(t, armed)
 	require.False(t, p.disarm(), "somebody waits")
 }
 
@@ -94,7 +96,7 @@ func TestRestartedPromiserWaitsOutTheLongestPromise(t *testing.T) {
 	t.Parallel()
 	clk := clock.NewMock()
 	p := &promiser{clock: clk, longest: 10 * time.Second}
-	p.bind()
+	p.bind(10 * time.Second)
 	require.Equal(t, 10*time.Second, p.bound())
 	clk.Add(10 * time.Second)
 	require.Zero(t, p.bound())

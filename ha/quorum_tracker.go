@@ -375,7 +375,7 @@ func (t *QuorumTracker) write(ctx context.Context, fence Fence, next quorum.Conf
 	if err != nil {
 		return fmt.Errorf("write quorum: %w", err)
 	}
-	rec := record.Quorum{Format: record.Format, Version: t.seen.Record.Version + 1, Nonce: nonce, Config: next}
+	rec := t.seen.Record.Next(nonce, next)
 	ctx, cancel := timectx.With(ctx, t.cfg.Clock, t.cfg.Request, "writing the quorum")
 	defer cancel()
 	key := t.cfg.Keys.Quorum()

@@ -115,8 +115,7 @@ func (e *Elector) sameTimeline(now record.Cluster, state record.FailoverState, l
 	if err != nil {
 		return nil, dcs.Txn{}, err
 	}
-	keys, next := e.cfg.Keys, now.Quorum.Value
-	next.Version, next.Nonce, next.Format = next.Version+1, nonce, record.Format
+	keys, next := e.cfg.Keys, now.Quorum.Value.Next(nonce, now.Quorum.Value.Config)
 	term := record.Term{
 		ID: state.ID, Primary: e.cfg.Name, Timeline: last.Timeline, At: e.cfg.Wall().UTC().Format(time.RFC3339),
 	}
@@ -159,8 +158,7 @@ func (e *Elector) TakeUp(ctx context.Context, now record.Cluster, mark OfficeMar
 	if err != nil {
 		return nil, err
 	}
-	keys, next := e.cfg.Keys, now.Quorum.Value
-	next.Version, next.Nonce, next.Format = next.Version+1, nonce, record.Format
+	keys, next := e.cfg.Keys, now.Quorum.Value.Next(nonce, now.Quorum.Value.Config)
 	office := &Office{Term: mark.Term, Nonce: mark.Nonce, Timeline: term.Timeline, Recorded: next.Config}
 	txn := dcs.Txn{
 		If:   []dcs.Guard{now.Failover.Guard(keys.FailoverState()), now.Quorum.Guard(keys.Quorum())},

@@ -204,8 +204,9 @@ func (c *SwitchoverCoordinator) view(seen SwitchoverSeen) switchover.View {
 func Candidates(now record.Cluster, primary pg.Status) []switchover.Candidate {
 	var all []switchover.Candidate
 	for _, m := range now.Quorum.Value.Members {
-		c := switchover.Candidate{Member: m}
+		c := switchover.Candidate{Member: m, Unknown: true}
 		if said, ok := now.Member(m.Node); ok && said.Incarnation == m.Incarnation {
+			c.Unknown = false
 			c.Priority, c.NoFailover, c.BelowFloor = said.Priority, said.NoFailover, said.Floor != nil
 		}
 		for _, s := range primary.Senders {
@@ -309,7 +310,9 @@ func (c *SwitchoverCoordinator) handOver(ctx context.Context, seen SwitchoverSee
 	defer cancel()
 	end, err := c.yield(bounded, seen, asked.Target)
 	if err == nil {
-		err = seen.Office.Lease.Check()
+		// The store may have gone meanwhile. From the pledge on the server does not
+		// run before the store has answered.
+		err = c.commit(bounded, seen, dcs.Txn{})
 	}
 	if err != nil {
 		c.trouble = err.Error()
@@ -413,7 +416,7 @@ func (c *SwitchoverCoordinator) successor(seen SwitchoverSeen, asked record.Swit
 	term := record.Term{
 		ID: state.ID, Primary: asked.Target.Node, Timeline: timeline, Parent: end.Timeline, At: c.cfg.Wall().UTC().Format(time.RFC3339),
 	}
-	quorumNext := record.Quorum{Format: record.Format, Version: recorded.Version + 1, Nonce: nonce, Config: recorded.After(asked.Target)}
+	quorumNext := recorded.Next(nonce, recorded.After(asked.Target))
 	asked.Next, asked.Reason = state.ID, ""
 	txn := c.records(now, record.SwitchoverCommitted, asked)
 	txn.If = append(txn.If, now.Failover.Guard(keys.FailoverState()), now.Quorum.Guard(keys.Quorum()), now.History.Guard(keys.History()))
@@ -478,7 +481,7 @@ func (c *SwitchoverCoordinator) rollBack(ctx context.Context, seen SwitchoverSee
 	term := record.Term{
 		ID: state.ID, Primary: c.cfg.Name, Timeline: seen.Office.Timeline, At: c.cfg.Wall().UTC().Format(time.RFC3339),
 	}
-	recorded.Version, recorded.Nonce = recorded.Version+1, nonce
+	recorded = recorded.Next(nonce, recorded.Config)
 	asked := now.Switchover.Value
 	asked.Reason = "rolled back after the pledge: the commit point could not be written"
 	txn := c.records(now, record.SwitchoverFailed, asked)

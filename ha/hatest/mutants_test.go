@@ -88,6 +88,32 @@ var worlds = map[string]func(t *testing.T, seed uint64) *hatest.Violation{
 		return hatest.Simulate(t, hatest.NewPlan(seed), nil).Violation
 	},
 	"locks": simulateLocks,
+	"promises": func(t *testing.T, seed uint64) *hatest.Violation {
+		t.Helper()
+		return hatest.Simulate(t, promisesPlan(seed), nil).Violation
+	},
+}
+
+// promisesPlan lets primaries live on promises, which travel slowly, until nobody
+// can be asked any more.
+func promisesPlan(seed uint64) hatest.Plan {
+	const long = 40 * time.Second
+	p := hatest.Plan{
+		Seed: seed, Nodes: 3, Clients: 1, Every: time.Second, Length: 3 * time.Minute, SlowDown: 1, Retry: time.Second,
+		Timing: ha.Timing{
+			Margin: 500 * time.Millisecond, Request: 3 * time.Second, RemovalDelay: time.Minute, Observe: 500 * time.Millisecond,
+		}.Defaults(),
+		Network: hatest.Network{LatencyMin: time.Millisecond, LatencyMax: 2 * time.Millisecond, Tail: 20 * time.Millisecond, Peers: 3 * time.Second},
+	}
+	draw := rand.New(rand.NewPCG(seed, 2))
+	for at := 15 * time.Second; at < p.Length; at += long + 15*time.Second {
+		p.Incidents = append(p.Incidents,
+			hatest.Incident{At: at, Verb: "dcs-cut", Args: []string{"leader"}, For: long},
+			hatest.Incident{
+				At: at + time.Duration(draw.Int64N(int64(20*time.Second))), Verb: "peers-cut", Args: []string{"leader"}, For: long,
+			})
+	}
+	return p
 }
 
 // isFound builds the tests with the defect and lets them hunt it.

@@ -202,6 +202,10 @@ func (r *runner) Await(ctx context.Context, what string, done func() bool) error
 	switch {
 	case strings.HasPrefix(what, "the fence"), what == "the end of the old processes":
 		limit = patience
+	case strings.HasPrefix(what, "the flush of the target"):
+		limit = patience * 3 / 4
+	case strings.HasPrefix(what, "the flush of the other"), strings.HasPrefix(what, "the end of the server"):
+		limit = patience / 4
 	case what == "the promotion":
 		limit = 10 * patience
 	}

@@ -73,6 +73,9 @@ type Cluster struct {
 	Members         []Host     // sorted by name
 	Votes           []HeldVote // of all elections that are still there
 	Errs            []error    // records that could not be read; their values are zero
+	// Ignored are what nodes say of themselves that could not be read: such a node
+	// counts as one that says nothing.
+	Ignored []error
 }
 
 // HeldVote is a vote with its key, for whoever cleans up.
@@ -140,7 +143,9 @@ func (c *Cluster) add(kv dcs.KV) error {
 		if strings.HasPrefix(name, "maintenance") {
 			return c.addMaintenance(name, kv)
 		}
-		return c.addChild(name, kv)
+		if err := c.addChild(name, kv); err != nil {
+			c.Ignored = append(c.Ignored, err)
+		}
 	}
 	return nil
 }
@@ -195,9 +200,10 @@ func (c *Cluster) addChild(name string, kv dcs.KV) error {
 		c.QuorumMembers = append(c.QuorumMembers, member)
 	} else if host, ok := strings.CutPrefix(name, "members/"); ok {
 		var rec Rec[Member]
-		err := decodeInto(&rec, kv)
+		if err := decodeInto(&rec, kv); err != nil {
+			return err
+		}
 		c.Members = append(c.Members, Host{Name: host, Rec: rec})
-		return err
 	} else if strings.HasPrefix(name, "election/") {
 		vote, err := Decode[Vote](kv.Key, kv.Value)
 		if err != nil {

@@ -27,6 +27,11 @@ type Quorum struct {
 	quorum.Config
 }
 
+// Next is the next version of the record, with config.
+func (q Quorum) Next(nonce string, config quorum.Config) Quorum {
+	return Quorum{Format: Format, Version: q.Version + 1, Nonce: nonce, Config: config}
+}
+
 // Phase is how far an election has come.
 type Phase string
 

@@ -52,6 +52,7 @@ type Candidate struct {
 	Priority   int    // higher is preferred
 	NoFailover bool   // it must not lead
 	BelowFloor bool   // its copy is not complete yet
+	Unknown    bool   // what it says of itself cannot be read, or is another life's
 }
 
 // fault says why a node can never be the target, "" if it can.
@@ -59,6 +60,8 @@ func (c Candidate) fault() string {
 	switch {
 	case c.NoFailover:
 		return fmt.Sprintf("%s may not lead (nofailover)", c.Member.Node)
+	case c.Unknown:
+		return fmt.Sprintf("the agent of %s does not publish itself", c.Member)
 	case c.BelowFloor:
 		return fmt.Sprintf("the copy of %s is not complete yet", c.Member.Node)
 	default:
@@ -166,19 +169,30 @@ func Decide(v View) Plan {
 	case v.Maintenance:
 		return Plan{Action: Fail, Why: "maintenance was enabled"}
 	}
-	if why := notNow(v); why != "" { // whoever was killed here may come back when the target has gone
-		return Plan{Action: Fail, Why: why}
+	// Whoever was killed here may come back when the target has gone.
+	if c, ok := v.target(); !ok || c.fault() != "" || !c.Streams {
+		return Plan{Action: Fail, Why: notNow(v)}
 	}
 	return Plan{Action: HandOver, Target: v.Target}
 }
 
 // notNow says why the target cannot take over at this moment, "" if it can.
 func notNow(v View) string {
-	i := slices.IndexFunc(v.Candidates, func(c Candidate) bool { return c.Member == v.Target })
-	if i < 0 {
+	c, ok := v.target()
+	if !ok {
 		return fmt.Sprintf("%s is no recorded member any more", v.Target)
 	}
-	return cmp.Or(v.Candidates[i].fault(), v.Candidates[i].behind(), v.Busy)
+	return cmp.Or(c.fault(), c.behind(), v.Busy)
+}
+
+// target is the candidate that was chosen.
+func (v View) target() (Candidate, bool) {
+	for _, c := range v.Candidates {
+		if c.Member == v.Target {
+			return c, true
+		}
+	}
+	return Candidate{}, false
 }
 
 func decideScheduled(v View) Plan {
@@ -205,9 +219,13 @@ func decideScheduled(v View) Plan {
 
 func decidePreparing(v View) Plan {
 	why := notNow(v)
-	switch {
-	case !slices.ContainsFunc(v.Candidates, func(c Candidate) bool { return c.Member == v.Target }):
+	if _, ok := v.target(); !ok {
 		return Plan{Action: Fail, Why: why}
+	}
+	if why == "" && !v.Prepared && v.Elapsed > v.Prepare {
+		why = "the checkpoint has not come to its end"
+	}
+	switch {
 	case v.Maintenance:
 		return Plan{Action: Fail, Why: "maintenance was enabled"}
 	case v.Elapsed > v.Prepare && why != "":

@@ -70,7 +70,7 @@ func Build(namespace, cluster string, records record.Cluster) View {
 // problems are the records that cannot be read.
 func problems(records record.Cluster) []string {
 	texts := []string{}
-	for _, err := range records.Errs {
+	for _, err := range slices.Concat(records.Errs, records.Ignored) {
 		texts = append(texts, err.Error())
 	}
 	if records.SwitchoverErr != nil {
