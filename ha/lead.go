@@ -73,7 +73,7 @@ func (n *Node) deposed(v look) error {
 func (n *Node) leadAlone(ctx context.Context, v look) (time.Duration, error) {
 	o := n.office
 	n.why = "the store does not answer: " + v.storeErr.Error()
-	if left, err := o.warrant.left(); err != nil {
+	if left, err := o.warrant.lasts(); err != nil {
 		n.why += fmt.Sprintf("; on promises of members for another %s", left.Round(time.Millisecond))
 	}
 	recorded, known := o.warrant.settled()

@@ -131,7 +131,7 @@ func (n *Node) endOffice(ctx context.Context, stopped bool, cause error) {
 // goroutines.
 func (n *Node) leaveOffice(ctx context.Context, cause error) {
 	o := n.office
-	o.warrant.end(fmt.Errorf("term %d: %w", o.Term, ErrReleased))
+	o.warrant.leave(fmt.Errorf("term %d: %w", o.Term, cause))
 	o.cancel(cause)
 	<-o.guarded
 	o.asking.Wait()

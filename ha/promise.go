@@ -195,7 +195,7 @@ func (n *Node) askPromises(o *office) {
 			o.warrant.ask(asked, n.cfg.Peers)
 			cancel()
 			pause = t.RenewEvery / 4
-			if left, _ := o.warrant.left(); left > doubt {
+			if left, _ := o.warrant.lasts(); left > doubt {
 				pause = t.RenewEvery
 			}
 		}

@@ -142,7 +142,7 @@ func TestWarrantLastsAsLongAsThePromises(t *testing.T) {
 		w.ask(t.Context(), tellers{})
 		loseLease(t, w)
 		worth := w.locker.timing.window(10 * time.Second)
-		left, err := w.left()
+		left, err := w.lasts()
 		require.ErrorIs(t, err, ErrReleased, "why the lease does not count")
 		require.Equal(t, worth, left)
 		require.Equal(t, time.Now().Add(worth), w.Until())
@@ -219,5 +219,32 @@ func TestWarrantGuardStopsWhenTheLastPromiseEnds(t *testing.T) {
 		}()
 		require.True(t, store.Expire(w.lease.Session()))
 		require.Equal(t, asked.Add(w.locker.timing.window(10*time.Second)), <-stopped)
+	})
+}
+
+func TestWarrantGuardOutlivesALeaseThatWasReleased(t *testing.T) {
+	t.Parallel()
+	for _, promises := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w, _ := inOffice(t, 1)
+			if promises {
+				w.ask(t.Context(), tellers{})
+			}
+			stopped := make(chan error, 1)
+			go func() { _ = w.guard(func(cause error) error { stopped <- cause; return nil }) }()
+			loseLease(t, w)
+			require.ErrorIs(t, <-stopped, ErrReleased, "its key is gone, and the server serves")
+		})
+	}
+}
+
+func TestWarrantGuardLeavesTheServerOfATermThatWasLeft(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := inOffice(t, 1)
+		ended := make(chan error, 1)
+		go func() { ended <- w.guard(func(error) error { panic("stopped") }) }()
+		w.leave(ErrResigned)
+		require.NoError(t, <-ended)
 	})
 }

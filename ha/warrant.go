@@ -2,7 +2,6 @@ package ha
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -33,6 +32,7 @@ type warrant struct {
 	fit         bool // the server was seen to serve at the last look
 	maintenance bool
 	ended       error // final
+	left        bool  // the term has been left: the server is nobody's business here any more
 }
 
 // promised is what one member's promise is worth: a window counted from before
@@ -72,7 +72,7 @@ func (w *warrant) poke() {
 
 // Check implements pg.Warrant.
 func (w *warrant) Check() error {
-	left, err := w.left()
+	left, err := w.lasts()
 	if left > 0 {
 		return nil
 	}
@@ -81,13 +81,13 @@ func (w *warrant) Check() error {
 
 // Until implements pg.Warrant.
 func (w *warrant) Until() time.Time {
-	left, _ := w.left()
+	left, _ := w.lasts()
 	return w.locker.cfg.Clock.Now().Add(left)
 }
 
-// left is how long the warrant lasts if nothing renews it, and why not longer.
+// lasts is how long the warrant lasts if nothing renews it, and why not longer.
 // Zero is final.
-func (w *warrant) left() (time.Duration, error) {
+func (w *warrant) lasts() (time.Duration, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ended != nil {
@@ -155,14 +155,22 @@ func (w *warrant) standsAlone() bool {
 	return w.ended == nil && (w.maintenance || w.byPromises() > 0)
 }
 
-// end ends the warrant for good.
-func (w *warrant) end(cause error) {
+// leave ends the warrant for good, and guard with it: the caller has stopped the
+// server, or leaves it to somebody else.
+func (w *warrant) leave(cause error) {
 	w.mu.Lock()
+	w.left = true
 	if w.ended == nil {
 		w.ended = cause
 	}
 	w.mu.Unlock()
 	w.poke()
+}
+
+func (w *warrant) hasLeft() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.left
 }
 
 // propose adds a record that is about to be written.
@@ -197,17 +205,15 @@ func (w *warrant) seen(fit, maintenance bool, peers []Peer) {
 }
 
 // guard stops the server when the warrant ends, whatever the loop is waiting
-// for. It returns when that is done, or nil at once when the warrant is ended by
-// ErrReleased: then the caller has stopped the server.
+// for. It returns when that is done, or nil at once when the term has been left.
 func (w *warrant) guard(stop func(cause error) error) error {
 	look := max(w.locker.timing.Margin/2, 1)
 	for {
-		left, err := w.left()
+		left, err := w.lasts()
 		switch {
-		case errors.Is(err, ErrReleased):
+		case w.hasLeft():
 			return nil
 		case left <= 0:
-			w.end(err)
 			return stop(err)
 		}
 		if w.leaseLeft() <= 0 {
