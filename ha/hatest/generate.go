@@ -245,13 +245,17 @@ func drawIncidents(p *Plan, r *rand.Rand) {
 	}
 }
 
-// outages are ways to lose the store, longer than a lease lasts.
+// outages are ways to lose the store for longer than a lease lasts. The times
+// are counted from when it begins.
 var outages = []func(p *Plan, r *rand.Rand) []Incident{
 	func(p *Plan, r *rand.Rand) []Incident { // for all
 		return []Incident{{Verb: "dcs-down", For: long(p, r)}}
 	},
 	func(p *Plan, r *rand.Rand) []Incident { // and nodes cannot ask one another
-		return []Incident{{Verb: "dcs-down", For: long(p, r)}, {Verb: "peers-cut", Args: []string{target(p, r)}, For: long(p, r)}}
+		return []Incident{
+			{Verb: "dcs-down", For: long(p, r)},
+			{At: within(p, r), Verb: "peers-cut", Args: []string{target(p, r)}, For: long(p, r)},
+		}
 	},
 	func(p *Plan, r *rand.Rand) []Incident { // for the leader: the requests, or the replies only
 		links := pick(r, []string{"leader", storeHost}, []string{storeHost, "leader"})
@@ -259,13 +263,14 @@ var outages = []func(p *Plan, r *rand.Rand) []Incident{
 	},
 	func(p *Plan, r *rand.Rand) []Incident { // for the leader and some of the others
 		return []Incident{
-			{Verb: "dcs-cut", Args: []string{"leader"}, For: long(p, r)}, {Verb: "dcs-cut", Args: []string{"replica1"}, For: long(p, r)},
+			{Verb: "dcs-cut", Args: []string{"leader"}, For: long(p, r)},
+			{At: within(p, r), Verb: "dcs-cut", Args: []string{"replica1"}, For: long(p, r)},
 		}
 	},
 	func(p *Plan, r *rand.Rand) []Incident { // for all the others
 		var all []Incident
 		for n := range p.Nodes - 1 {
-			all = append(all, Incident{Verb: "dcs-cut", Args: []string{"replica" + strconv.Itoa(1+n)}, For: long(p, r)})
+			all = append(all, Incident{At: within(p, r), Verb: "dcs-cut", Args: []string{"replica" + strconv.Itoa(1+n)}, For: long(p, r)})
 		}
 		return all
 	},
@@ -273,12 +278,36 @@ var outages = []func(p *Plan, r *rand.Rand) []Incident{
 		return []Incident{{Verb: "dcs-stall", For: long(p, r)}}
 	},
 	func(p *Plan, r *rand.Rand) []Incident { // and an agent is restarted meanwhile
-		return []Incident{{Verb: "dcs-down", For: long(p, r)}, {Verb: "kill-agent", Args: []string{target(p, r)}, For: brief(r)}}
+		return []Incident{
+			{Verb: "dcs-down", For: long(p, r)},
+			{At: within(p, r), Verb: "kill-agent", Args: []string{target(p, r)}, For: brief(r)},
+		}
 	},
 	func(p *Plan, r *rand.Rand) []Incident { // and a node is lost meanwhile
 		verb := pick(r, "crash", "pause-host", "isolate", "kill-server")
-		return []Incident{{Verb: "dcs-down", For: long(p, r)}, {Verb: verb, Args: []string{target(p, r)}, For: span(p, r)}}
+		return []Incident{
+			{Verb: "dcs-down", For: long(p, r)}, {At: within(p, r), Verb: verb, Args: []string{target(p, r)}, For: span(p, r)},
+		}
 	},
+	func(p *Plan, r *rand.Rand) []Incident { // for the leader, and one who has promised is restarted when the others could elect
+		return []Incident{
+			{Verb: "dcs-cut", Args: []string{"leader"}, For: 3 * p.Timing.TTL},
+			{At: p.Timing.TTL + within(p, r), Verb: "kill-agent", Args: []string{"replica1"}, For: brief(r)},
+		}
+	},
+	func(p *Plan, r *rand.Rand) []Incident { // for the leader, which loses sight of one after another
+		ttl := p.Timing.TTL
+		return []Incident{
+			{Verb: "dcs-cut", Args: []string{"leader"}, For: 6 * ttl},
+			{At: within(p, r), Verb: "part", Args: []string{"leader", "replica1"}, For: 2*ttl + within(p, r)},
+			{At: 2*ttl + within(p, r), Verb: "part", Args: []string{"leader", "replica2"}, For: 3 * ttl},
+		}
+	},
+}
+
+// within is a time within a lease.
+func within(p *Plan, r *rand.Rand) time.Duration {
+	return time.Duration(r.Int64N(int64(p.Timing.TTL)))
 }
 
 // drawOutages lets every third plan lose the store, a few times.
@@ -288,11 +317,10 @@ func drawOutages(p *Plan, r *rand.Rand) {
 	}
 	for at := warmUp + time.Duration(r.Int64N(int64(20*time.Second))); at < p.Length; {
 		for _, i := range outages[r.IntN(len(outages))](p, r) {
-			i.At = at.Round(time.Millisecond)
+			i.At = (at + i.At).Round(time.Millisecond)
 			p.Incidents = append(p.Incidents, i)
-			at += time.Duration(r.Int64N(int64(p.Timing.TTL)))
 		}
-		at += long(p, r) + time.Duration(r.ExpFloat64()*float64(20*time.Second))
+		at += 2*long(p, r) + time.Duration(r.ExpFloat64()*float64(20*time.Second))
 	}
 }
 
@@ -304,10 +332,22 @@ var planned = []func(p *Plan, r *rand.Rand) []Incident{
 	func(p *Plan, r *rand.Rand) []Incident {
 		return []Incident{switchTo(p, r), families[r.IntN(len(families))].draw(p, r)}
 	},
-	func(p *Plan, r *rand.Rand) []Incident { // the agent dies in the middle of it
+	func(p *Plan, r *rand.Rand) []Incident { // something happens in the middle of it
 		return []Incident{switchTo(p, r), {
-			Point: pick(r, "before ", "after ") + pick(r, switchoverPoints...), Host: "any", Nth: 1,
-			Verb: pick(r, "kill-agent", "kill-agent", "crash", "pause-agent", "dcs-cut", "isolate"), Args: []string{"self"}, For: pick(r, brief(r), span(p, r)),
+			Point: pick(r, "before ", "after ") + pick(r, switchoverPoints...), Host: "any", Nth: 1, For: pick(r, brief(r), span(p, r)),
+			Verb: pick(r, "kill-agent", "kill-agent", "crash", "pause-agent", "dcs-cut", "isolate"), Args: []string{"self"},
+		}}
+	},
+	func(p *Plan, r *rand.Rand) []Incident { // to the other side, while the server stops
+		return []Incident{switchTo(p, r), {
+			Point: "before switchover/yield", Host: "any", Nth: 1, For: pick(r, brief(r), span(p, r)),
+			Verb: pick(r, "crash", "kill-server", "kill-agent", "isolate"), Args: []string{"target"},
+		}}
+	},
+	func(p *Plan, r *rand.Rand) []Incident { // the commit point is not answered, or not heard
+		return []Incident{switchTo(p, r), {
+			Point: "before switchover/commit", Host: "any", Nth: 1, For: span(p, r),
+			Verb: "cut", Args: pick(r, []string{"self", storeHost}, []string{storeHost, "self"}),
 		}}
 	},
 	func(p *Plan, r *rand.Rand) []Incident {
@@ -338,7 +378,7 @@ func drawPlanned(p *Plan, r *rand.Rand) {
 		return
 	}
 	for at := warmUp + time.Duration(r.Int64N(int64(15*time.Second))); at < p.Length; {
-		do := planned[r.IntN(2)] // most often a switchover, with or without trouble
+		do := planned[r.IntN(5)] // most often a switchover, with or without trouble
 		if r.IntN(2) == 0 {
 			do = planned[r.IntN(len(planned))]
 		}

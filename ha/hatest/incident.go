@@ -221,10 +221,14 @@ func (h *host) failure(effect string) error {
 }
 
 // resolve finds out whom a word of a plan means now: "leader" is the holder of
-// the leader lock, or the last one; "replica1" the first of the others.
+// the leader lock, or the last one; "replica1" the first of the others; "target"
+// the one to whom the last switchover goes.
 func (s *simulation) resolve(word string) string {
-	if word == "leader" {
+	switch word {
+	case "leader":
 		return s.leader()
+	case "target":
+		return s.records.Switchover.Value.Target.Node
 	}
 	number, isReplica := "", false
 	if len(word) > len("replica") && word[:len("replica")] == "replica" {

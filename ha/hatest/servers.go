@@ -195,6 +195,10 @@ func (r *runner) Effect(ctx context.Context, name string) error {
 // patience is how long a controller tries the gentle way of something.
 const patience = 2 * time.Second
 
+// yieldPatience is how long a switchover waits for standbys that are not its
+// target.
+const yieldPatience = 300 * time.Millisecond
+
 // Await waits for the condition. A wait for which there is a harder way ends
 // with pgtest.ErrImpatient.
 func (r *runner) Await(ctx context.Context, what string, done func() bool) error {
@@ -208,6 +212,8 @@ func (r *runner) Await(ctx context.Context, what string, done func() bool) error
 		limit = patience / 4
 	case what == "the promotion":
 		limit = 10 * patience
+	case what == "the flush of the other standbys", what == "the end of the server that yields":
+		limit = yieldPatience
 	}
 	return r.agent.await(ctx, what, done, limit)
 }
