@@ -122,8 +122,9 @@ func (o *oracle) election(host string, value []byte) {
 	}
 }
 
-// handsOver: at the commit point of a switchover no process of the old primary is
-// left, and all that it had written is on the target.
+// handsOver: at the commit point of a switchover the old primary has ended (it may
+// be a standby again, where the transaction was late), and all that it had written is
+// on the target.
 func (o *oracle) handsOver(host string, state record.FailoverState) {
 	s := o.sim
 	h := *state.Handover
@@ -135,7 +136,8 @@ func (o *oracle) handsOver(host string, state record.FailoverState) {
 		s.violatef(ruleHandover, "%s hands over to %s, which is not one of %v", host, state.Winner, recorded.Members)
 	}
 	server := s.servers.cluster.Server(host)
-	if server.Process != pg.ProcessStopped || server.Held != h.Position {
+	ended := server.Process == pg.ProcessStopped || server.Process == pg.ProcessCrashed || server.Role == pg.RoleStandby
+	if !ended || server.Held != h.Position {
 		s.violatef(ruleHandover, "%s hands over at %s, and its server is %s with %s", host, h.Position, server.Process, server.Held)
 	}
 	o.complete(state.Winner.Node, h)
