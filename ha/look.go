@@ -141,6 +141,9 @@ func (n *Node) note(v look) {
 		}
 	}
 	n.preparePromises(v)
+	if v.stopped() || v.standby() {
+		n.stuck.Store(false)
+	}
 	if n.office == nil {
 		return
 	}
