@@ -15,13 +15,10 @@ func (n *Node) keep(ctx context.Context, v look) (time.Duration, error) {
 	if v.storeErr != nil {
 		return n.cfg.Timing.Observe, nil
 	}
-	term, err := v.records.InOffice()
-	if err != nil || term.Primary == n.cfg.Name {
-		return n.cfg.Timing.Observe, nil //nolint:nilerr // nobody leads: that is what maintenance may be for
-	}
+	term, _ := v.records.InOffice() // the zero one while nobody leads: that is what maintenance may be for
 	up, err := n.upstreamOf(v, term.Primary)
-	if err != nil {
-		return n.cfg.Timing.Observe, nil //nolint:nilerr // as above
+	if term.ID == 0 || term.Primary == n.cfg.Name || err != nil {
+		return n.cfg.Timing.Observe, nil
 	}
 	if !n.follows(term, up) && n.streamsAlready(v, term, up) {
 		if err := n.goOnFollowing(ctx, v, term, up); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pghad/pghad/dcs"
@@ -32,10 +33,9 @@ func (e *Elector) mayReturn(now record.Cluster) error {
 // lastTerm is the term of the recorded primary: the newest one that was taken.
 // A term that is only reserved, for a target that has not taken over, is none.
 func lastTerm(now record.Cluster) (record.Term, error) {
-	history := now.History.Value
-	for i := len(history) - 1; i >= 0; i-- {
-		if history[i].ID <= now.Failover.Value.ID && history[i].Primary == now.Quorum.Value.Primary.Node {
-			return history[i], nil
+	for _, term := range slices.Backward(now.History.Value) {
+		if term.ID <= now.Failover.Value.ID && term.Primary == now.Quorum.Value.Primary.Node {
+			return term, nil
 		}
 	}
 	return record.Term{}, errors.New("`history` has no term of the recorded primary")

@@ -2,6 +2,7 @@ package record
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -190,21 +191,24 @@ func (c *Cluster) addMaintenance(name string, kv dcs.KV) error {
 }
 
 func (c *Cluster) addChild(name string, kv dcs.KV) error {
-	if host, ok := strings.CutPrefix(name, "alive/"); ok {
+	folder, host := path.Split(name)
+	folder = strings.TrimSuffix(folder, "/")
+	switch {
+	case folder == "alive":
 		c.Alive = append(c.Alive, host)
-	} else if _, ok := strings.CutPrefix(name, "quorum/members/"); ok {
+	case folder == "quorum/members":
 		member, err := quorum.ParseMember(string(kv.Value))
 		if err != nil {
 			return fmt.Errorf("lock %s: %w", kv.Key, err)
 		}
 		c.QuorumMembers = append(c.QuorumMembers, member)
-	} else if host, ok := strings.CutPrefix(name, "members/"); ok {
+	case folder == "members":
 		var rec Rec[Member]
 		if err := decodeInto(&rec, kv); err != nil {
 			return err
 		}
 		c.Members = append(c.Members, Host{Name: host, Rec: rec})
-	} else if strings.HasPrefix(name, "election/") {
+	case strings.HasPrefix(folder, "election/"):
 		vote, err := Decode[Vote](kv.Key, kv.Value)
 		if err != nil {
 			return err

@@ -28,7 +28,7 @@ type History []Term
 
 // With returns the history with one more entry; h itself is not touched.
 func (h History) With(term Term) History {
-	return append(h[:len(h):len(h)], term)
+	return append(slices.Clip(h), term)
 }
 
 type termExtra struct {
