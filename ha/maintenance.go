@@ -7,17 +7,14 @@ import (
 
 	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/ha/record"
+	"github.com/pghad/pghad/pg"
 )
 
 // keep is what a node without a term does in maintenance: its server is left as
 // it is, and what it says of itself goes on.
 func (n *Node) keep(ctx context.Context, v look) (time.Duration, error) {
-	if v.storeErr != nil {
-		return n.cfg.Timing.Observe, nil
-	}
-	term, _ := v.records.InOffice() // the zero one while nobody leads: that is what maintenance may be for
-	up, err := n.upstreamOf(v, term.Primary)
-	if term.ID == 0 || term.Primary == n.cfg.Name || err != nil {
+	term, up, ok := n.leaderOf(v)
+	if !ok {
 		return n.cfg.Timing.Observe, nil
 	}
 	if !n.follows(term, up) && n.streamsAlready(v, term, up) {
@@ -32,6 +29,20 @@ func (n *Node) keep(ctx context.Context, v look) (time.Duration, error) {
 		n.dropMembership(ctx)
 	}
 	return n.cfg.Timing.Observe, nil
+}
+
+// leaderOf is the term in office of another node, and where its server is; false
+// while there is none, which is what maintenance may be for.
+func (n *Node) leaderOf(v look) (record.Term, pg.Upstream, bool) {
+	if v.storeErr != nil {
+		return record.Term{}, pg.Upstream{}, false
+	}
+	term, err := v.records.InOffice()
+	if err != nil || term.Primary == n.cfg.Name {
+		return record.Term{}, pg.Upstream{}, false
+	}
+	up, err := n.upstreamOf(v, term.Primary)
+	return term, up, err == nil
 }
 
 // confirmsMaintenance reports whether maintenance is to end, and this node is one
