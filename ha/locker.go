@@ -60,15 +60,19 @@ type LockerConfig struct {
 // that is in force at any instant of true time, as long as no clock's rate is
 // wrong by more than MaxDrift and nobody deletes the keys of locks by hand, or
 // adopts the lock of a holder that is alive; and work that ends within Margin of
-// its lease's end never runs beside that of the next holder. What may not rely on clocks at all puts Lease.Guard into its
-// transactions: the fencing token of each holding is greater than that of every
-// earlier one.
+// its lease's end never runs beside that of the next holder.
+//
+// What may not rely on clocks at all puts Lease.Guard into its transactions: the
+// fencing token of each holding is greater than that of every earlier one. That
+// is also what keeps a holder out whose key was deleted by hand, from that moment
+// on: its lease ends with the next renewal that reaches the store, or expires.
 //
 // # Cost
 //
 // A holder that does nothing costs one renewal of the session and one guarded
-// transaction per RenewEvery, however many locks it holds (one more for each
-// 64 of them).
+// transaction per RenewEvery, however many locks it holds. Where the store limits
+// the conditions of a transaction (etcd to 128 by default), and one does not
+// suffice, it is a few.
 //
 // The session is opened by the first acquisition, and is renewed until Close
 // even while no lock is held. When it is lost all leases end, and the next
@@ -96,17 +100,18 @@ type Locker struct {
 	notes    []func(*slog.Logger) // to be logged when mu is free
 }
 
-// NewLocker checks cfg. It does not talk to the store.
+// NewLocker checks cfg. It does not talk to the store. An error wraps
+// dcs.ErrInvalid, names the fields that are wrong, and shows the arithmetic.
 func NewLocker(cfg LockerConfig) (*Locker, error) {
 	if cfg.Store == nil {
-		return nil, errors.New("locker: no Store")
+		return nil, fmt.Errorf("locker: no Store: %w", dcs.ErrInvalid)
 	}
 	timing := Timing{
 		TTL: cfg.TTL, RenewEvery: cfg.RenewEvery, Margin: cfg.Margin,
 		Request: cfg.Request, MaxDrift: cfg.MaxDrift,
 	}.Defaults()
 	if err := timing.validateLocker(); err != nil {
-		return nil, fmt.Errorf("locker: %w", err)
+		return nil, fmt.Errorf("locker: %w: %w", err, dcs.ErrInvalid)
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = clock.New()
@@ -165,21 +170,28 @@ func (l *Locker) TryAcquireWith(ctx context.Context, key string, value []byte, w
 
 // Acquire takes the lock as soon as it is free: it waits while somebody holds
 // it, while the gate is closed and while the store cannot be used. Waiters are
-// not queued. Its errors are the cause of ctx, ErrClosed, dcs.ErrClosed and
-// dcs.ErrInvalid.
+// not queued. Its errors are the cause of ctx, with what the last attempt has
+// come to, ErrClosed, dcs.ErrClosed and dcs.ErrInvalid.
 func (l *Locker) Acquire(ctx context.Context, key string, value []byte) (*Lease, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(context.Canceled)
 	defer context.AfterFunc(l.closing, func() { cancel(ErrClosed) })()
 
 	var updates <-chan dcs.Update
+	var reason error
 	for try := 1; ; try++ {
-		if cause := context.Cause(ctx); cause != nil {
+		switch cause := context.Cause(ctx); {
+		case cause != nil && reason != nil:
+			return nil, fmt.Errorf("acquire %s: %w; the last attempt: %v", key, cause, reason) //nolint:errorlint // the cause is the error
+		case cause != nil:
 			return nil, fmt.Errorf("acquire %s: %w", key, cause)
 		}
 		lease, err := l.TryAcquire(ctx, key, value)
 		if err == nil || permanent(err) {
 			return lease, err
+		}
+		if context.Cause(ctx) == nil || reason == nil {
+			reason = err
 		}
 		l.log.Debug("waiting for lock", "key", key, "reason", err)
 		pause := l.jittered(l.timing.RenewEvery, key, try)

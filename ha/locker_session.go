@@ -13,10 +13,10 @@ import (
 	"github.com/pghad/pghad/internal/timectx"
 )
 
-// guardsPerTxn bounds one transaction that proves leases: stores limit the size
-// of a transaction (etcd to 128 by default), and some need two conditions for
-// one guard.
-const guardsPerTxn = 64
+// maxProof is how many leases are proven by one transaction at most. A store that
+// takes fewer conditions (etcd 128 by default) says so, and gets fewer from then
+// on.
+const maxProof = 512
 
 // errDoubtful ends a session on which nothing is held, and under which a write
 // with an unknown outcome may still land: closing it makes that impossible.
@@ -32,6 +32,7 @@ type lockerSession struct {
 	window time.Duration   // what one renewal buys, counted from before it was sent
 	ctx    context.Context // ends with the session
 	cancel context.CancelCauseFunc
+	proof  int // how many leases one transaction proves; the renewer's own
 
 	// Guarded by locker.mu.
 	sent      instant        // the moment before the last successful renewal was sent
@@ -75,8 +76,8 @@ func (l *Locker) unlock() {
 // The lock mu is held while use runs.
 func (l *Locker) inSession(ctx context.Context, use func(*lockerSession) error) error {
 	for {
-		if err := context.Cause(ctx); err != nil {
-			return err
+		if cause := context.Cause(ctx); cause != nil {
+			return fmt.Errorf("nothing was sent: %w: %w", dcs.ErrUnavailable, cause)
 		}
 		l.mu.Lock()
 		switch {
@@ -159,6 +160,7 @@ func (l *Locker) install(remote dcs.Session, sent instant) error {
 		remote: remote,
 		id:     remote.ID(),
 		window: l.timing.window(remote.TTL()),
+		proof:  maxProof,
 		sent:   sent,
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
@@ -268,30 +270,38 @@ func (s *lockerSession) prove() error {
 	return err
 }
 
-// inForce lists the leases in force, and what proves them. A guard by the token
-// alone would not do: where a store keeps the token of a key that is moved, it
-// holds as well for a key that vanishes with another session.
+// inForce lists the leases in force, and what proves them: nothing was written
+// to their keys since. A guard by the token would not do: where a store keeps the
+// token of a key that is moved, it holds as well for a key that vanishes with
+// another session.
 func (s *lockerSession) inForce() (held []*Lease, guards []dcs.Guard) {
 	s.locker.mu.Lock()
 	defer s.locker.unlock()
 	for _, ls := range s.leases {
 		if !ls.ended {
 			held = append(held, ls)
-			guards = append(guards, dcs.Guard{Key: ls.key, Created: ls.token, Revision: ls.revision})
+			guards = append(guards, dcs.Guard{Key: ls.key, Revision: ls.revision})
 		}
 	}
 	return held, guards
 }
 
-// check is nil if all guards hold, dcs.ErrConflict if not.
+// check is nil if all guards hold, dcs.ErrConflict if not. It asks in as few
+// transactions as the store puts up with.
 func (s *lockerSession) check(guards []dcs.Guard) error {
-	for some := range slices.Chunk(guards, guardsPerTxn) {
+	for len(guards) > 0 {
+		some := guards[:min(s.proof, len(guards))]
 		err := s.call(s.ctx, "proving the locks of session "+string(s.id), func(ctx context.Context) error {
 			_, err := s.locker.cfg.Store.Commit(ctx, dcs.Txn{If: some})
 			return err
 		})
-		if err != nil {
+		switch {
+		case errors.Is(err, dcs.ErrInvalid) && len(some) > 1:
+			s.proof = len(some) / 2
+		case err != nil:
 			return err
+		default:
+			guards = guards[len(some):]
 		}
 	}
 	return nil

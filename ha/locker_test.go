@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pghad/pghad/dcs"
+	"github.com/pghad/pghad/dcs/memory"
 	"github.com/pghad/pghad/ha"
 )
 
@@ -889,21 +890,30 @@ func TestLockerGate(t *testing.T) {
 
 func TestLockerCost(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newLockWorld(t)
-		l, f := w.node("a")
-		for i := range 64 {
-			lease, err := l.TryAcquire(background, fmt.Sprintf("%s/%d", lockKey, i), nil)
-			require.NoError(t, err)
-			t.Cleanup(func() { require.NoError(t, lease.Release(background)) })
-		}
-		require.Equal(t, 1, f.count(callOpen))
-		commits, reads := f.count(callCommit), f.count(callGet)
-		time.Sleep(10*ha.DefaultRenewEvery + time.Millisecond)
-		require.Equal(t, 10, f.count(callRenew))
-		require.Equal(t, 10, f.count(callCommit)-commits)
-		require.Equal(t, reads, f.count(callGet))
-	})
+	for _, tc := range []struct{ locks, proofs, refused int }{
+		{1, 1, 0},
+		{memory.DefaultMaxTxn, 1, 0},
+		{2 * memory.DefaultMaxTxn, 2, 1}, // the store says that it does not take all in one
+		{600, 5, 2},
+	} {
+		t.Run(fmt.Sprintf("%d locks", tc.locks), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newLockWorld(t)
+				l, f := w.node("a")
+				for i := range tc.locks {
+					_, err := l.TryAcquire(background, fmt.Sprintf("%s/%d", lockKey, i), nil)
+					require.NoError(t, err)
+				}
+				require.Equal(t, 1, f.count(callOpen))
+				commits, reads := f.count(callCommit), f.count(callGet)
+				time.Sleep(10*ha.DefaultRenewEvery + time.Millisecond)
+				require.Equal(t, 10, f.count(callRenew))
+				require.Equal(t, 10*tc.proofs+tc.refused, f.count(callCommit)-commits)
+				require.Equal(t, reads, f.count(callGet))
+			})
+		})
+	}
 }
 
 func TestLockerAcquireWaits(t *testing.T) {
