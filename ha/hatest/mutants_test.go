@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/pghad/pghad/ha"
 	"github.com/pghad/pghad/ha/hatest"
+	"github.com/pghad/pghad/internal/mutant"
 )
 
 var (
@@ -31,6 +31,10 @@ var (
 
 // elsewhere are the packages whose tests must not find a mutant.
 var elsewhere = []string{"./dcs/...", "./ha", "./ha/election", "./ha/quorum", "./ha/record", "./ha/rejoin", "./ha/role", "./pg", "./pg/pgtest", "./internal/integration", "./examples/..."}
+
+// simulated are tests outside this package that use it to find defects, and
+// tests that plant defects themselves.
+const simulated = "^(TestLockerRandom|TestLockerMutants)$"
 
 // mutantSlots bounds how many mutants are built and run at once.
 var mutantSlots = make(chan struct{}, 2)
@@ -56,7 +60,8 @@ func TestMutants(t *testing.T) {
 			mutantSlots <- struct{}{}
 			defer func() { <-mutantSlots }()
 			m := readMutant(t, patch)
-			overlay := m.overlay(t)
+			overlay, err := m.Overlay(t.TempDir(), moduleRoot)
+			require.NoError(t, err)
 			if *mutantElsewhere {
 				m.passesElsewhere(t, overlay)
 			}
@@ -65,12 +70,11 @@ func TestMutants(t *testing.T) {
 	}
 }
 
-// mutant is a defect that is planted into the code under test.
-type mutant struct {
-	name   string
+// planted is a defect in the code under test.
+type planted struct {
+	*mutant.Mutant
 	world  string   // in which it shows, see worlds
 	expect []string // the rules by which it may be found
-	files  []filePatch
 }
 
 // quarry is what a hunt has found.
@@ -117,12 +121,12 @@ func promisesPlan(seed uint64) hatest.Plan {
 }
 
 // isFound builds the tests with the defect and lets them hunt it.
-func (m *mutant) isFound(t *testing.T, overlay string) {
+func (m *planted) isFound(t *testing.T, overlay string) {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), m.name+".test")
+	binary := filepath.Join(t.TempDir(), m.Name+".test")
 	m.run(t, exec.CommandContext(t.Context(), "go", "test", "-c", "-overlay", overlay, "-o", binary, "."))
 	out := m.run(t, exec.CommandContext(t.Context(), binary,
-		"-test.run", "^TestHunt$", "-test.timeout", "0", "-hunt", m.name, "-mutant-seeds", fmt.Sprint(*mutantSeeds)))
+		"-test.run", "^TestHunt$", "-test.timeout", "0", "-hunt", m.Name, "-mutant-seeds", fmt.Sprint(*mutantSeeds)))
 	var found quarry
 	_, said, ok := bytes.Cut(out, []byte(quarryMark))
 	require.True(t, ok, "%s", out)
@@ -136,18 +140,18 @@ func (m *mutant) isFound(t *testing.T, overlay string) {
 }
 
 // passesElsewhere runs the tests of the other packages with the defect.
-func (m *mutant) passesElsewhere(t *testing.T, overlay string) {
+func (m *planted) passesElsewhere(t *testing.T, overlay string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", append([]string{"test", "-overlay", overlay}, elsewhere...)...)
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"test", "-overlay", overlay, "-skip", simulated}, elsewhere...)...)
 	cmd.Dir = moduleRoot
 	m.run(t, cmd)
 }
 
 // run runs a command and returns its output.
-func (m *mutant) run(t *testing.T, cmd *exec.Cmd) []byte {
+func (m *planted) run(t *testing.T, cmd *exec.Cmd) []byte {
 	t.Helper()
 	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s: %s\n%s", m.name, cmd, out)
+	require.NoError(t, err, "%s: %s\n%s", m.Name, cmd, out)
 	return out
 }
 
@@ -182,151 +186,19 @@ func TestHunt(t *testing.T) {
 // moduleRoot is where the paths of a patch begin.
 var moduleRoot = filepath.Join("..", "..")
 
-// readMutant reads a patch: a header of # lines, and a unified diff.
-func readMutant(t *testing.T, path string) *mutant {
+// readMutant reads a patch, whose header says in which world the defect shows,
+// and what rules may find it.
+func readMutant(t *testing.T, path string) *planted {
 	t.Helper()
-	text, err := os.ReadFile(path)
+	m, err := mutant.Read(path)
 	require.NoError(t, err)
-	m := &mutant{name: strings.TrimSuffix(filepath.Base(path), ".patch"), world: "cluster"}
-	body := string(text)
-	for strings.HasPrefix(body, "#") {
-		var line string
-		line, body, _ = strings.Cut(body, "\n")
-		if world, ok := strings.CutPrefix(line, "# World: "); ok {
-			m.world = world
-		}
-		if rule, ok := strings.CutPrefix(line, "# Expect: "); ok {
-			m.expect = append(m.expect, rule)
-		}
+	p := &planted{Mutant: m, world: "cluster", expect: m.Header["Expect"]}
+	if world := m.Header["World"]; len(world) > 0 {
+		p.world = world[0]
 	}
-	require.NotEmpty(t, m.expect, "%s does not say which rule it breaks", path)
-	require.Contains(t, worlds, m.world, "%s", path)
-	m.files, err = parsePatch(body)
-	require.NoError(t, err, "%s", path)
-	return m
-}
-
-// overlay writes the patched files, and what go's -overlay wants to read.
-func (m *mutant) overlay(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	replace := map[string]string{}
-	for n, f := range m.files {
-		path, err := filepath.Abs(filepath.Join(moduleRoot, f.path))
-		require.NoError(t, err)
-		source, err := os.ReadFile(path)
-		require.NoError(t, err)
-		patched, err := f.apply(string(source))
-		require.NoError(t, err, "the patch of mutant %s does not apply any more: plant the same defect in the code as it is now", m.name)
-		replace[path] = filepath.Join(dir, fmt.Sprintf("%d-%s", n, filepath.Base(path)))
-		require.NoError(t, os.WriteFile(replace[path], []byte(patched), 0o600))
-	}
-	text, err := json.Marshal(map[string]any{"Replace": replace})
-	require.NoError(t, err)
-	overlay := filepath.Join(dir, "overlay.json")
-	require.NoError(t, os.WriteFile(overlay, text, 0o600))
-	return overlay
-}
-
-// filePatch is what a patch does to one file.
-type filePatch struct {
-	path  string
-	hunks []change
-}
-
-// change replaces whole lines.
-type change struct{ before, after string }
-
-// parsePatch reads a unified diff with paths that begin with a/ and b/.
-func parsePatch(text string) ([]filePatch, error) {
-	var files []filePatch
-	for line := range strings.Lines(text) {
-		switch {
-		case strings.HasPrefix(line, "--- a/"):
-			files = append(files, filePatch{path: strings.TrimSpace(strings.TrimPrefix(line, "--- a/"))})
-			continue
-		case strings.HasPrefix(line, "+++ b/"):
-			continue
-		}
-		if len(files) == 0 {
-			return nil, fmt.Errorf("patch: %q before the first file", line)
-		}
-		f := &files[len(files)-1]
-		if strings.HasPrefix(line, "@@ ") {
-			f.hunks = append(f.hunks, change{})
-			continue
-		}
-		if len(f.hunks) == 0 {
-			return nil, fmt.Errorf("patch of %s: %q before the first hunk", f.path, line)
-		}
-		hunk := &f.hunks[len(f.hunks)-1]
-		switch line[0] {
-		case ' ':
-			hunk.before, hunk.after = hunk.before+line[1:], hunk.after+line[1:]
-		case '-':
-			hunk.before += line[1:]
-		case '+':
-			hunk.after += line[1:]
-		default:
-			return nil, fmt.Errorf("patch of %s: %q is no line of a unified diff", f.path, line)
-		}
-	}
-	if len(files) == 0 {
-		return nil, errors.New("patch: no file")
-	}
-	return files, nil
-}
-
-// apply carries the hunks out. Where a hunk belongs is told by the lines that it
-// shows, not by their numbers: they must be in the file, and only once.
-func (f filePatch) apply(source string) (string, error) {
-	for n, hunk := range f.hunks {
-		if hunk.before == "" || hunk.before == hunk.after {
-			return "", fmt.Errorf("%s: hunk %d changes nothing, or does not say where", f.path, n+1)
-		}
-		switch found := strings.Count("\n"+source, "\n"+hunk.before); found {
-		case 1:
-			at := strings.Index("\n"+source, "\n"+hunk.before)
-			source = source[:at] + hunk.after + source[at+len(hunk.before):]
-		case 0:
-			return "", fmt.Errorf("%s: the lines of hunk %d are not there:\n%s", f.path, n+1, hunk.before)
-		default:
-			return "", fmt.Errorf("%s: the lines of hunk %d are there %d times:\n%s", f.path, n+1, found, hunk.before)
-		}
-	}
-	return source, nil
-}
-
-func TestPatches(t *testing.T) {
-	t.Parallel()
-	const source = "one\ntwo\nthree\nfour\nthree\n"
-	for _, tc := range []struct{ name, patch, want, err string }{
-		{"replaces", "--- a/x\n+++ b/x\n@@ -1,2 +1,2 @@\n one\n-two\n+2\n", "one\n2\nthree\nfour\nthree\n", ""},
-		{"wherever it is now", "--- a/x\n+++ b/x\n@@ -9,2 +9,3 @@\n four\n+four and a half\n three\n", "one\ntwo\nthree\nfour\nfour and a half\nthree\n", ""},
-		{"gone", "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-five\n+5\n", "", "are not there"},
-		{"not whole lines", "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-ree\n+3\n", "", "are not there"},
-		{"ambiguous", "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-three\n+3\n", "", "2 times"},
-		{"nothing", "--- a/x\n+++ b/x\n@@ -1 +1 @@\n one\n", "", "changes nothing"},
-		{"no diff", "one\n", "", "before the first file"},
-		{"no hunk", "--- a/x\n+++ b/x\n-one\n", "", "before the first hunk"},
-		{"no line of a diff", "--- a/x\n+++ b/x\n@@ -1 +1 @@\none\n", "", "no line of a unified diff"},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			t.Parallel()
-			files, err := parsePatch(tc.patch)
-			got := ""
-			if err == nil {
-				require.Len(t, files, 1)
-				got, err = files[0].apply(source)
-			}
-			if tc.err != "" {
-				require.ErrorContains(t, err, tc.err)
-				return
-			}
-			require.NoError(t, err)
-			require.Equal(t, tc.want, got)
-		})
-	}
+	require.NotEmpty(t, p.expect, "%s does not say which rule it breaks", path)
+	require.Contains(t, worlds, p.world, "%s", path)
+	return p
 }
 
 // TestLocks lets a few seeds of the locks alone go by: without a defect no two
