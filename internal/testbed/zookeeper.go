@@ -296,7 +296,10 @@ func (s *ZooKeeperServer) awaitServing(ctx context.Context, p *process) error {
 	look := time.NewTicker(50 * time.Millisecond)
 	defer look.Stop()
 	for {
-		_, err := s.Mode(ctx)
+		// One that is asked while it starts may drop the question.
+		asked, cancel := context.WithTimeout(ctx, time.Second)
+		_, err := s.Mode(asked)
+		cancel()
 		if err == nil {
 			return nil
 		}
