@@ -215,6 +215,10 @@ func (n *Node) regain(ctx context.Context, v look) (time.Duration, error) {
 	default:
 		return 0, n.stepDown(ctx, v, errors.New("the lease has ended, and the server does not serve in the term's timeline"))
 	}
+	if left, err := o.warrant.lasts(); left < 2*n.cfg.Timing.Request {
+		// The server might be stopped before the reply comes.
+		return shortPause, fmt.Errorf("too late to take `leader` again, the warrant ends in %s: %w", left.Round(time.Millisecond), err)
+	}
 	office, err := n.warrantAnew(ctx, v, OfficeMark{Term: o.Term, Nonce: o.Nonce, Token: o.Lease.Token()})
 	if err != nil {
 		return shortPause, err

@@ -55,7 +55,8 @@ type oracle struct {
 	lastAck     time.Duration // zero: there was none
 	silence     time.Duration // the longest time without one
 	silentTill  time.Duration
-	copied      map[string]bool // has had its first copy
+	copied      map[string]bool        // has had its first copy
+	vain        map[string]pg.Timeline // of a node that has returned to office when its server had ended
 	rebuilds    int
 	clean       string        // has handed over, and there was no trouble before and since
 	troubles    int           // that last
@@ -65,7 +66,7 @@ type oracle struct {
 func (o *oracle) init(s *simulation) {
 	o.sim, o.well, o.looked = s, -1, -1
 	o.promoted, o.rows = map[pg.Timeline]string{}, map[string]pgtest.Commit{}
-	o.quiet, o.copied = map[string]bool{}, map[string]bool{}
+	o.quiet, o.copied, o.vain = map[string]bool{}, map[string]bool{}, map[string]pg.Timeline{}
 	o.keys, o.byLeader = protected(s.keys)
 	o.read = []string{
 		s.keys.Leader(), s.keys.Quorum(), s.keys.History(), s.keys.FailoverState(), s.keys.SwitchoverState(), s.keys.SwitchoverMaster(),
@@ -115,6 +116,9 @@ func (o *oracle) becamePrimary(node string) {
 	s := o.sim
 	server := s.servers.cluster.Server(node)
 	t := server.Held.Timeline
+	if o.vain[node] == t && t != 0 {
+		s.violatef(ruleElection, "%s is primary of timeline %d again without an election, and had ended before it returned to office", node, t)
+	}
 	if other, used := o.promoted[t]; used && other != node {
 		s.violatef(ruleTimeline, "%s is primary of timeline %d, and %s was, too", node, t, other)
 	}

@@ -63,7 +63,9 @@ func (o *oracle) tookUp(host string, txn dcs.Txn) {
 	o.stillPrimary(host, "takes up its term")
 }
 
-// stillPrimary: the server is the primary of the recorded timeline, and runs.
+// stillPrimary: the server is the primary of the recorded timeline, and runs. It may
+// have ended while the transaction was on its way: then it must not become writable
+// on this timeline any more, see becamePrimary.
 func (o *oracle) stillPrimary(host, what string) {
 	s := o.sim
 	server := s.servers.cluster.Server(host)
@@ -74,7 +76,12 @@ func (o *oracle) stillPrimary(host, what string) {
 			last = term
 		}
 	}
-	if recorded != s.member(host) || !server.Writable || server.Held.Timeline != last.Timeline {
+	if recorded == s.member(host) && !server.Writable {
+		o.vain[host] = last.Timeline
+		return
+	}
+	delete(o.vain, host)
+	if recorded != s.member(host) || server.Held.Timeline != last.Timeline {
 		s.violatef(ruleElection, "%s %s: it is %s, the recorded primary is %s, its server is %s, takes writes: %t, holds %s, and its timeline was %d",
 			host, what, s.member(host), recorded, server.Process, server.Writable, server.Held, last.Timeline)
 	}
