@@ -136,6 +136,9 @@ func (o *oracle) handsOver(host string, state record.FailoverState) {
 	s := o.sim
 	h := *state.Handover
 	recorded := s.records.Quorum.Value
+	if s.destroyed[h.From] {
+		return // it was sent before the disk was lost
+	}
 	if h.From != s.member(host) || h.From != recorded.Primary || s.records.Leader.Holder != host {
 		s.violatef(ruleHandover, "%s hands over as %s, the recorded primary is %s, and %q leads", host, h.From, recorded.Primary, s.records.Leader.Holder)
 	}
