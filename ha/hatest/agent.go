@@ -279,6 +279,20 @@ func (a *agent) mark(name, when string) {
 	}
 }
 
+// does is a crash point within what an agent does to a server: right before the
+// effect, which does not happen if the agent is killed.
+func (w *World) does(a *agent, h *host, effect string) {
+	if a.host == h {
+		a.mark(effect, "does")
+	}
+	if a.dead {
+		return
+	}
+	for _, f := range w.onEffect {
+		f(a, h, effect)
+	}
+}
+
 // disk keeps the agent's local state on its host.
 type disk struct{ agent *agent }
 

@@ -340,7 +340,7 @@ var planned = []func(p *Plan, r *rand.Rand) []Incident{
 	},
 	func(p *Plan, r *rand.Rand) []Incident { // to the other side, while the server stops
 		return []Incident{switchTo(p, r), {
-			Point: "before switchover/yield", Host: "any", Nth: 1, For: pick(r, brief(r), span(p, r)),
+			Point: pick(r, "before switchover/yield", "does yield/signal", "does yield/signal"), Host: "any", Nth: 1, For: pick(r, brief(r), span(p, r)),
 			Verb: pick(r, "crash", "kill-server", "kill-agent", "isolate"), Args: []string{"target"},
 		}}
 	},

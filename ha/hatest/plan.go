@@ -39,7 +39,7 @@ type Plan struct {
 // agent passes a crash point for the nth time since then.
 type Incident struct {
 	At    time.Duration
-	Point string // "before election/vote"; empty: at the time At
+	Point string // "before election/vote", "does yield/signal"; empty: at the time At
 	Host  string // whose agent passes Point; "any"
 	Nth   int
 

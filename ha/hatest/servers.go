@@ -185,9 +185,7 @@ func (r *runner) Effect(ctx context.Context, name string) error {
 		if err := r.host.failure(name); err != nil {
 			return err
 		}
-		for _, f := range r.agent.world.onEffect {
-			f(r.agent, r.host, name)
-		}
+		r.agent.world.does(r.agent, r.host, name)
 		return nil
 	})
 }
