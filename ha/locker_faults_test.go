@@ -55,9 +55,16 @@ type fault struct {
 type faultyStore struct {
 	inner dcs.Store
 
-	mu    sync.Mutex
-	rule  func(storeCall) fault
-	calls map[string]int
+	mu       sync.Mutex
+	rule     func(storeCall) fault
+	calls    map[string]int
+	landed   int           // calls that the store has answered, whether their caller still waited or not
+	sessions []dcs.Session // as the store granted them
+}
+
+// newFaultyStore wraps a store; without a rule it is like that.
+func newFaultyStore(inner dcs.Store) *faultyStore {
+	return &faultyStore{inner: inner, calls: map[string]int{}}
 }
 
 func (f *faultyStore) setRule(rule func(storeCall) fault) {
@@ -73,6 +80,20 @@ func (f *faultyStore) count(kind string) int {
 	return f.calls[kind]
 }
 
+// answered returns how many calls the store has carried out.
+func (f *faultyStore) answered() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.landed
+}
+
+// session returns the last session that the store has granted.
+func (f *faultyStore) session() dcs.Session {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sessions[len(f.sessions)-1]
+}
+
 // do carries out one call under the rule. The outcome of a call whose caller
 // gives up is unknown.
 func (f *faultyStore) do(ctx context.Context, c storeCall, call func(context.Context) error) error {
@@ -83,8 +104,15 @@ func (f *faultyStore) do(ctx context.Context, c storeCall, call func(context.Con
 		what = f.rule(c)
 	}
 	f.mu.Unlock()
+	carryOut := func(ctx context.Context) error {
+		err := call(ctx)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.landed++
+		return err
+	}
 	if what == (fault{}) {
-		return call(ctx)
+		return carryOut(ctx)
 	}
 
 	unknown := func() error {
@@ -96,7 +124,7 @@ func (f *faultyStore) do(ctx context.Context, c storeCall, call func(context.Con
 	result := make(chan error, 1)
 	if !what.lost {
 		time.AfterFunc(what.request+what.late, func() {
-			err := call(context.WithoutCancel(ctx))
+			err := carryOut(context.WithoutCancel(ctx))
 			if !what.mute {
 				time.AfterFunc(what.reply, func() { result <- err })
 			}
@@ -149,6 +177,11 @@ func (f *faultyStore) NewSession(ctx context.Context, ttl time.Duration) (dcs.Se
 	var got dcs.Session
 	err := f.do(ctx, storeCall{kind: callOpen}, func(ctx context.Context) (err error) {
 		got, err = f.inner.NewSession(ctx, ttl)
+		if err == nil {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.sessions = append(f.sessions, got)
+		}
 		return err
 	})
 	if err != nil {
@@ -237,7 +270,7 @@ func newLockWorld(t *testing.T) *lockWorld {
 // a rule. It is closed at the end of the test, over a store that works again.
 func (w *lockWorld) node(name string, change ...func(*ha.LockerConfig)) (*ha.Locker, *faultyStore) {
 	w.t.Helper()
-	store := &faultyStore{inner: w.cluster.Client(name), calls: map[string]int{}}
+	store := newFaultyStore(w.cluster.Client(name))
 	cfg := ha.LockerConfig{Store: store, Clock: clock.New()}
 	for _, f := range change {
 		f(&cfg)
