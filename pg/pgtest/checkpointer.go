@@ -77,6 +77,9 @@ func (p *process) endCheckpoint() {
 func (p *process) checkpoint(kind Kind) {
 	r := p.insert(kind, nil)
 	p.flush()
+	if p.ended() {
+		return
+	}
 	d := &p.s.disk
 	d.control.Checkpoint, d.control.Timeline = r.Start, r.Timeline
 	d.control.Minimum, d.control.MinimumTimeline = 0, 0
@@ -115,7 +118,20 @@ func (p *process) removeWAL() {
 		keep = 0
 	}
 	for _, name := range d.slotNames() {
-		keep = min(keep, d.slots[name].restart)
+		slot := d.slots[name]
+		if slot.lost = slot.lost || p.exceeds(slot); slot.lost {
+			if slot.used != nil {
+				slot.used.terminated = true
+			}
+			continue
+		}
+		keep = min(keep, slot.restart)
 	}
 	d.wal.from = max(d.wal.from, keep)
+}
+
+// exceeds reports whether a slot holds more WAL than max_slot_wal_keep_size.
+func (p *process) exceeds(s *slot) bool {
+	limit := p.s.c.cfg.SlotWALKeep
+	return limit > 0 && p.s.disk.wal.end() > s.restart+limit && !p.s.c.without(RuleSlotLimit)
 }

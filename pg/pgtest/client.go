@@ -53,8 +53,18 @@ type Session struct {
 	record   *Record  // of the commit under way
 	commit   *Commit
 	released bool // woken: the answer can be given
-	lost     bool
+	lost     bool // for the client: its connection is gone
+	told     signal
 }
+
+// signal is what a frozen backend has been told and will do when it goes on.
+type signal int
+
+const (
+	toldNothing signal = iota
+	toldToCancel
+	toldToEnd
+)
 
 // Connect opens a session of a client. Where packets do not pass, or the
 // postmaster is frozen, a real client would hang; here it is refused.
@@ -153,24 +163,60 @@ func (s *Session) Name() string { return s.label }
 // Cancel asks the server to cancel what the session waits for. A commit that
 // waits for standbys is then told success, with a warning (P1).
 func (s *Session) Cancel() {
-	_ = s.p.s.c.do(s.label+" is cancelled", func() error {
-		if s.waits() && !s.released {
-			s.finish(Cancelled)
+	_ = s.p.s.c.do(s.label+" is cancelled", func() error { s.tell(toldToCancel); return nil })
+}
+
+// Terminate is pg_terminate_backend: a commit under way stays what it is on the
+// server (P2).
+func (s *Session) Terminate() {
+	_ = s.p.s.c.do(s.label+" is terminated", func() error { s.tell(toldToEnd); return nil })
+}
+
+// Close is the end of the client's connection. The backend of a commit under way
+// does not notice: it goes on waiting, and nobody sees the row before.
+func (s *Session) Close() {
+	_ = s.p.s.c.do(s.label+" ends", func() error {
+		if s.lost {
+			return nil
 		}
+		s.lost, s.rows = true, nil
+		if s.commit == nil {
+			s.p.removeSession(s)
+			return nil
+		}
+		s.answer(Unknown)
 		return nil
 	})
 }
 
-// Close ends the session, as its client does, or as pg_terminate_backend does:
-// a commit under way stays what it is on the server (P2).
-func (s *Session) Close() {
-	_ = s.p.s.c.do(s.label+" ends", func() error {
-		if !s.lost {
-			s.lose()
-			s.p.removeSession(s)
-		}
-		return nil
-	})
+// GiveUp is what a driver does whose caller has lost patience, pgx for one: it
+// asks for a cancel and closes the connection. The commit is visible then, on no
+// standby, and its client knows nothing (P1).
+func (s *Session) GiveUp() {
+	s.Close()
+	s.Cancel()
+}
+
+// tell sends a signal to the backend.
+func (s *Session) tell(what signal) {
+	s.told = max(s.told, what)
+	if !s.frozen {
+		s.obey()
+	}
+}
+
+// obey handles a signal.
+func (s *Session) obey() {
+	what := s.told
+	s.told = toldNothing
+	switch {
+	case !slices.Contains(s.p.sessions, s):
+	case what == toldToEnd:
+		s.lose()
+		s.p.removeSession(s)
+	case what == toldToCancel && s.waits() && !s.released && !s.p.s.c.without(RuleCancelSaysSuccess):
+		s.finish(Cancelled)
+	}
 }
 
 // waits reports whether the commit is durable here and waits for standbys.
@@ -180,7 +226,8 @@ func (s *Session) waits() bool {
 
 // waitsFor reports whether a commit of the session waits.
 func (s *syncRep) waitsFor(session *Session) bool {
-	return session.level != LevelLocal && s.defined && session.record.End > s.released(session.level)
+	local := session.level == LevelLocal && !session.p.s.c.without(RuleLevelOfSession)
+	return !local && s.defined && session.record.End > s.releasedFor(session)
 }
 
 func (s *Session) events(a *agenda) {
@@ -191,14 +238,29 @@ func (s *Session) events(a *agenda) {
 		s.lose()
 		s.p.removeSession(s)
 	})
+	a.may(s.told != toldNothing, s.label, "signal", s.obey)
 	done := s.commit != nil && s.record.End <= s.p.flushed() && (s.released || !s.p.sync.waitsFor(s))
+	if s.lost { // nobody is told
+		a.may(done, s.label, "finish", func() { s.finish(Acked) })
+		return
+	}
 	a.may(done, s.label, "acknowledge", func() { s.finish(Acked) })
 }
 
 // finish gives the answer. From now on others see what was committed.
 func (s *Session) finish(o Outcome) {
-	s.commit.Outcome, s.commit.Answered = o, s.p.s.c.steps+1
+	s.answer(o)
 	s.show()
+	if s.lost {
+		s.p.removeSession(s)
+	}
+}
+
+// answer tells the client, unless that has gone.
+func (s *Session) answer(o Outcome) {
+	if s.commit.Outcome == Waiting {
+		s.commit.Outcome, s.commit.Answered = o, s.p.s.c.steps+1
+	}
 }
 
 func (s *Session) show() {
@@ -209,8 +271,13 @@ func (s *Session) show() {
 // lose is the end of the backend: no answer, but what is durable is committed.
 func (s *Session) lose() {
 	s.lost, s.rows = true, nil
-	if s.commit != nil {
-		s.commit.Outcome, s.commit.Answered = Unknown, s.p.s.c.steps+1
+	switch {
+	case s.commit == nil:
+	case s.p.s.c.without(RuleTerminatedIsCommitted):
+		s.answer(Unknown)
+		s.commit, s.record, s.released = nil, nil, false
+	default:
+		s.answer(Unknown)
 		s.show()
 	}
 }

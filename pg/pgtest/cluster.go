@@ -42,6 +42,7 @@ type Config struct {
 	Version     int    // server_version_num, default 150018
 	SegmentSize pg.LSN // of WAL files, default 16 MiB
 	WALKeep     pg.LSN // wal_keep_size, default 128 MiB
+	SlotWALKeep pg.LSN // max_slot_wal_keep_size, default no limit
 	// CheckpointEvery is after how many bytes of WAL a checkpoint by time or
 	// size may begin by itself; default 64 KiB.
 	CheckpointEvery pg.LSN
@@ -92,6 +93,7 @@ func setDefault[T comparable](value *T, standard T) {
 // goroutines at once.
 type Cluster struct {
 	cfg Config
+	off map[Rule]bool // rules that are switched off; read by key only
 
 	mu      sync.Mutex
 	servers []*server // sorted by name
@@ -108,7 +110,10 @@ func New(config Config) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{cfg: cfg}
+	c := &Cluster{cfg: cfg, off: make(map[Rule]bool, len(cfg.Without))}
+	for _, r := range cfg.Without {
+		c.off[r] = true
+	}
 	for _, n := range cfg.Nodes {
 		s := &server{c: c, Node: n, ended: pg.ProcessStopped, generation: 1, counts: map[string]int{}}
 		c.servers = append(c.servers, s)
@@ -126,7 +131,7 @@ func (c *Cluster) Nodes() []string {
 }
 
 // without reports whether a rule is switched off.
-func (c *Cluster) without(r Rule) bool { return slices.Contains(c.cfg.Without, r) }
+func (c *Cluster) without(r Rule) bool { return len(c.off) > 0 && c.off[r] }
 
 // server finds a node; nil if there is none of that name.
 func (c *Cluster) server(name string) *server {
@@ -185,7 +190,12 @@ func (c *Cluster) newRecord(prev *Record, t pg.Timeline, kind Kind, commits []st
 	if prev != nil {
 		r.Start, r.Prev = prev.End, prev.Start
 	}
-	r.End = r.Start + length(kind, commits)
+	switch kind {
+	case KindSwitch: // the rest of the segment is empty
+		r.End = r.Start - r.Start%c.cfg.SegmentSize + c.cfg.SegmentSize
+	default:
+		r.End = r.Start + length(kind, commits)
+	}
 	return r
 }
 

@@ -239,13 +239,13 @@ func (k *Controller) answers() bool {
 	if p == nil || !p.postmaster.alive || p.postmaster.stopping != "" {
 		return true
 	}
-	if p == k.kept && p.phase != phaseStarting {
+	if p == k.kept && !p.starting() && !k.c.without(RuleFrozenPostmaster) {
 		return true // C18: a frozen postmaster does not disturb open sessions
 	}
 	if p.postmaster.frozen {
 		return false
 	}
-	if p.phase != phaseStarting {
+	if !p.starting() {
 		k.kept = p
 	}
 	return true
@@ -267,7 +267,7 @@ func (s *server) status(unanswered error) pg.Status {
 	switch {
 	case p.postmaster.stopping != "":
 		status.Process, status.Err = pg.ProcessStopping, "the server is shutting down"
-	case p.phase == phaseStarting:
+	case p.starting():
 		status.Process, status.Err = pg.ProcessStarting, "the server is starting up"
 	case unanswered != nil:
 		status.Err = unanswered.Error()
@@ -292,12 +292,12 @@ func (p *process) fill(status *pg.Status) {
 		return
 	}
 	status.Role = pg.RoleStandby
-	status.Received, status.ReceivedValid = p.received, p.receivedValid
+	status.Received, status.ReceivedValid = p.received.lsn, p.received.valid
 	status.Replayed = p.replayed
 	if u := p.startup; u != nil {
-		status.ReplayPaused, status.Startup = u.paused, u.wait()
+		status.ReplayPaused, status.Startup = u.paused, u.wait(p)
 	}
-	if r := p.receiver; r != nil && r.state != receiverConnecting {
+	if r := p.receiver; r != nil && (r.state != receiverConnecting || s.c.without(RuleConnectingIsHidden)) {
 		state := "streaming"
 		switch r.state {
 		case receiverWaiting:
@@ -368,7 +368,10 @@ func (k *Controller) SelfCheck(ctx context.Context) error {
 		return nil
 	})
 	if err == nil {
-		err = k.await(ctx, "the flush", func() bool { return k.s.proc != by || mark.End <= by.flushed() })
+		err = k.await(ctx, "the flush", func() bool {
+			waits := by.sync.defined && mark.End > by.sync.flush && k.c.without(RuleLocalReturns)
+			return k.s.proc != by || mark.End <= by.flushed() && !waits
+		})
 	}
 	if err == nil && look(k.c, func() bool { return k.s.proc != by }) {
 		err = pg.ErrNotRunning

@@ -24,8 +24,8 @@ func (s *server) lookFence() fenceLook {
 	}
 	read := p.postmaster.read
 	l := fenceLook{process: p, deaf: read.Upstream.IsZero() && read.Revision == s.disk.wanted.Revision, sleeps: p.startup.sleeps, replayed: p.replayed}
-	if p.receivedValid {
-		l.received = p.received
+	if p.received.valid {
+		l.received = p.received.lsn
 	}
 	l.asleep = l.deaf && p.receiver == nil && p.startup.state == startupSleeping && !p.startup.paused
 	return l

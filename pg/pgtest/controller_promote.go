@@ -88,7 +88,7 @@ func (k *Controller) signalPromotion(ctx context.Context, warrant pg.Warrant, he
 			if p == nil || p.startup == nil {
 				return pg.ErrNotRunning
 			}
-			p.startup.promote, p.startup.paused = true, false
+			p.startup.signalPromotion(p)
 			return nil
 		})
 	}

@@ -99,7 +99,7 @@ func (k *Controller) planRewind(p *process) (common pg.LSN, nothing bool, err er
 		return 0, false, errors.New("the server runs: stop it first")
 	case own.complete() != nil:
 		return 0, false, own.complete()
-	case !own.clean():
+	case !own.clean() && !k.c.without(RuleRewindWantsClean):
 		return 0, false, fmt.Errorf("the data was not shut down cleanly (%s): start it as a standby and stop it fast first", own.control.State)
 	case own.systemID != other.systemID:
 		return 0, false, fmt.Errorf("%w: the systems differ", pg.ErrRewindImpossible)
@@ -109,6 +109,9 @@ func (k *Controller) planRewind(p *process) (common pg.LSN, nothing bool, err er
 	}
 	mine := max(own.control.Timeline, own.control.MinimumTimeline)
 	if mine == other.control.Timeline {
+		if last := own.wal.last(); k.c.without(RuleTwinsLookEqual) && !other.wal.contains(last) {
+			return 0, false, fmt.Errorf("%w: the servers are twins", pg.ErrRewindImpossible)
+		}
 		return 0, true, nil
 	}
 	fork, err := forkOf(own.lineageOf(mine), other.lineageOf(other.control.Timeline))
@@ -162,6 +165,9 @@ func (s *server) takeCopy(p *process, from pg.LSN) {
 	d.systemID = other.systemID
 	d.histories = maps.Clone(other.histories)
 	d.slots = map[string]*slot{}
+	if s.c.without(RuleSlotsStayBehind) {
+		d.slots = other.clone().slots
+	}
 	d.files = other.files
 	d.signal = false
 	d.control = control{State: stateProduction, Checkpoint: from, Timeline: other.control.Timeline}
@@ -186,6 +192,27 @@ func (k *Controller) floor(ctx context.Context, source pg.Upstream) (pg.Position
 		return nil
 	})
 	return floor, err
+}
+
+// backup is the server that a base backup was begun on, and as what.
+type backup struct {
+	process *process
+	phase   phase
+}
+
+// beginBackup waits for the checkpoint that a base backup begins with.
+func (k *Controller) beginBackup(ctx context.Context, source pg.Upstream) (from backup, start pg.LSN, err error) {
+	err = k.remote(ctx, "clone/start", source, func(p *process) error {
+		from = backup{p, p.phase}
+		if p.phase == phasePrimary {
+			p.checkpoint(KindCheckpoint)
+		}
+		return nil
+	})
+	if err == nil {
+		start = look(k.c, func() pg.LSN { return from.process.s.disk.control.Checkpoint })
+	}
+	return from, start, err
 }
 
 // Clone implements ha.Rebuilder.
@@ -216,22 +243,13 @@ func (k *Controller) clone(ctx context.Context, source pg.Upstream) (pg.Position
 	if err != nil {
 		return pg.Position{}, err
 	}
-	var from *process
-	var start pg.LSN
-	err = k.remote(ctx, "clone/start", source, func(p *process) error {
-		from = p
-		if p.phase == phasePrimary {
-			p.checkpoint(KindCheckpoint)
-		}
-		start = p.s.disk.control.Checkpoint
-		return nil
-	})
+	from, start, err := k.beginBackup(ctx, source)
 	if err != nil {
 		return pg.Position{}, err
 	}
 	beside := &server{Node: k.s.Node, c: k.c}
 	err = k.remote(ctx, "clone/copy", source, func(p *process) error {
-		if p != from {
+		if (p != from.process || p.phase != from.phase) && !k.c.without(RuleCopyNeedsItsSource) {
 			return errors.New("the source was restarted or promoted during the backup")
 		}
 		beside.takeCopy(p, start)
@@ -253,6 +271,7 @@ func (k *Controller) clone(ctx context.Context, source pg.Upstream) (pg.Position
 		wanted := d.wanted
 		wanted.Upstream, wanted.GateOpen = pg.Upstream{}, false
 		wanted.Revision++
+		beside.disk.room = d.room
 		*d = beside.disk
 		d.present, d.signal, d.wanted, d.files = true, true, wanted, wanted
 		d.removePlaceholders()

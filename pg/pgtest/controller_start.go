@@ -135,7 +135,7 @@ func (k *Controller) start(ctx context.Context, edit func(*settings), warrant pg
 		if err := check(warrant); err != nil {
 			return err
 		}
-		refusal := k.s.disk.refuses()
+		refusal := k.s.refuses()
 		k.s.launch()
 		if refusal != nil {
 			return fmt.Errorf("it has exited: %w", refusal)

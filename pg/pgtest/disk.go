@@ -43,6 +43,7 @@ type settings struct {
 // slot is a physical replication slot.
 type slot struct {
 	restart pg.LSN
+	lost    bool // max_slot_wal_keep_size has taken its WAL
 	used    *sender
 }
 
@@ -53,7 +54,8 @@ type disk struct {
 	wal       wal
 	histories map[pg.Timeline]pg.History // read by key only
 	control   control
-	signal    bool // standby.signal: the server starts as a standby
+	signal    bool   // standby.signal: the server starts as a standby
+	room      pg.LSN // no WAL file can be made beyond it; zero: no limit
 	slots     map[string]*slot
 	files     settings // configuration in the data directory
 
@@ -73,7 +75,7 @@ func (d *disk) clone() disk {
 	c.histories = maps.Clone(d.histories)
 	c.slots = make(map[string]*slot, len(d.slots))
 	for name, s := range d.slots {
-		c.slots[name] = &slot{restart: s.restart}
+		c.slots[name] = &slot{restart: s.restart, lost: s.lost}
 	}
 	return c
 }
@@ -97,9 +99,10 @@ func (d *disk) lineageOf(t pg.Timeline) lineage {
 }
 
 // recoveryLineage is along which timeline a start recovers.
-func (d *disk) recoveryLineage() lineage {
+func (s *server) recoveryLineage() lineage {
+	d := &s.disk
 	t := max(d.control.Timeline, d.control.MinimumTimeline)
-	if d.signal {
+	if d.signal || s.c.without(RuleRecoveryOnTheSpot) {
 		t = d.newest(t)
 	}
 	return d.lineageOf(t)

@@ -100,6 +100,10 @@ func (c *Cluster) KillPostmaster(node string) error {
 		if err != nil {
 			return err
 		}
+		if c.without(RuleOrphans) {
+			p.end(pg.ProcessCrashed)
+			return nil
+		}
 		if p.postmaster.alive {
 			p.postmaster.alive = false
 			p.s.generation++
@@ -131,7 +135,9 @@ func (c *Cluster) CrashNode(node string) error {
 		if s.proc != nil {
 			s.proc.end(pg.ProcessCrashed)
 		}
-		s.disk.wal.loseUnflushed()
+		if !c.without(RuleWrittenIsNotDurable) {
+			s.disk.wal.loseUnflushed()
+		}
 		s.ended = pg.ProcessStopped
 		return nil
 	})
@@ -144,6 +150,32 @@ func (c *Cluster) LoseDisk(node string) error {
 	}
 	return c.do("disk of "+node+" is lost", func() error {
 		c.server(node).disk = disk{}
+		return nil
+	})
+}
+
+// FillDisk leaves a node the WAL files that it has: no new one can be made. A
+// primary that needs one ends (C21).
+func (c *Cluster) FillDisk(node string) error {
+	return c.do("disk of "+node+" is full", func() error {
+		s := c.server(node)
+		if s == nil {
+			return fmt.Errorf("there is no node %q", node)
+		}
+		size := c.cfg.SegmentSize
+		s.disk.room = s.disk.wal.tail()/size*size + size
+		return nil
+	})
+}
+
+// FreeDisk ends FillDisk.
+func (c *Cluster) FreeDisk(node string) error {
+	return c.do("disk of "+node+" has room again", func() error {
+		s := c.server(node)
+		if s == nil {
+			return fmt.Errorf("there is no node %q", node)
+		}
+		s.disk.room = 0
 		return nil
 	})
 }

@@ -12,45 +12,70 @@ type promotionStep int
 
 const (
 	promotionChoose   promotionStep = iota + 1 // the number: one above the highest known
-	promotionHistory                           // the history file is written
 	promotionSignal                            // standby.signal is removed
+	promotionHistory                           // the history file is written
 	promotionRecord                            // the end-of-recovery record is written
 	promotionWritable                          // sessions may commit; the checkpoint comes later
 )
 
+// signalPromotion is what pg_promote does.
+func (u *startup) signalPromotion(p *process) {
+	u.promote = true
+	if !p.s.c.without(RulePromotionEndsPause) {
+		u.paused = false
+	}
+}
+
+// A promotion removes standby.signal before it writes the history file (seen on
+// 15.18): cut off between the two, the server would start as a primary of its old
+// timeline, and leave the number to others.
 func (u *startup) promotionEvents(a *agenda, p *process) {
+	if p.s.c.without(RulePromotionInSteps) {
+		a.may(true, processStartup, "writable", func() {
+			for p.phase == phasePromoting {
+				u.promotionStep(p)
+			}
+		})
+		return
+	}
+	name := map[promotionStep]string{
+		promotionChoose: "choose timeline", promotionSignal: "remove standby.signal", promotionHistory: "write history",
+		promotionRecord: "end of recovery", promotionWritable: "writable",
+	}[u.step]
+	a.may(true, processStartup, name, func() { u.promotionStep(p) })
+}
+
+// promotionStep takes the next step.
+func (u *startup) promotionStep(p *process) {
 	d := &p.s.disk
 	switch u.step {
 	case promotionChoose:
-		a.may(true, processStartup, "choose timeline", func() {
-			// Nothing can be read behind the end: half a record is dropped.
-			d.wal.cut(p.replayed)
+		// Nothing can be read behind the end: half a record is dropped.
+		d.wal.cut(p.replayed)
+		u.number = u.along.Timeline + 1
+		if !p.s.c.without(RuleNumberAboveHistories) {
 			u.number = d.newest(u.along.Timeline) + 1
-			u.step = promotionHistory
-		})
-	case promotionHistory:
-		a.may(true, processStartup, "write history", func() {
-			parent := u.along.History
-			d.histories[u.number] = append(slices.Clip(parent),
-				pg.Switch{Timeline: u.along.Timeline, At: p.replayed, Reason: "no recovery target specified"})
-			u.step = promotionSignal
-		})
+		}
+		u.step = promotionSignal
 	case promotionSignal:
-		a.may(true, processStartup, "remove standby.signal", func() {
-			d.signal = false
-			u.step = promotionRecord
-		})
+		d.signal = false
+		u.step = promotionHistory
+	case promotionHistory:
+		parent := u.along.History
+		d.histories[u.number] = append(slices.Clip(parent),
+			pg.Switch{Timeline: u.along.Timeline, At: p.replayed, Reason: "no recovery target specified"})
+		u.step = promotionRecord
 	case promotionRecord:
-		a.may(true, processStartup, "end of recovery", func() {
-			p.timeline = u.number
-			p.insert(KindEndOfRecovery, nil)
-			p.flush()
-			d.control.State = stateProduction
-			d.control.Minimum, d.control.MinimumTimeline = d.wal.end(), u.number
-			u.step = promotionWritable
-		})
+		p.timeline = u.number
+		p.insert(KindEndOfRecovery, nil)
+		if p.flush(); p.ended() {
+			return
+		}
+		d.control.State = stateProduction
+		d.control.Minimum, d.control.MinimumTimeline = d.wal.end(), u.number
+		u.step = promotionWritable
 	case promotionWritable:
-		a.may(true, processStartup, "writable", func() { p.becomePrimary() })
+		p.becomePrimary()
 	}
 }
 

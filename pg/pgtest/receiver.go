@@ -3,6 +3,7 @@ package pgtest
 import (
 	"fmt"
 	"slices"
+	"sort"
 
 	"github.com/pghad/pghad/pg"
 )
@@ -63,7 +64,11 @@ type conn struct {
 func newReceiver(p *process, up pg.Upstream, start pg.LSN, t pg.Timeline) *receiver {
 	// As in PostgreSQL, what has been replayed counts as flushed from the first
 	// reply on, wherever it came from (X7).
-	return &receiver{p: p, label: p.s.name(processReceiver), up: up, start: start, timeline: t, written: p.replayed, flushed: p.replayed}
+	reached := p.replayed
+	if p.s.c.without(RuleReplayedCountsAsFlushed) {
+		reached = start
+	}
+	return &receiver{p: p, label: p.s.name(processReceiver), up: up, start: start, timeline: t, written: reached, flushed: reached}
 }
 
 func (r *receiver) events(a *agenda) {
@@ -71,7 +76,9 @@ func (r *receiver) events(a *agenda) {
 	if r.frozen {
 		return
 	}
-	a.may(r.terminated || !p.postmaster.alive, r.label, "exit", func() { r.exit() })
+	ends := r.terminated || !p.postmaster.alive ||
+		p.postmaster.read.Upstream != r.up && p.s.c.without(RuleReceiverOutlivesReload)
+	a.may(ends, r.label, "exit", func() { r.exit() })
 	switch r.state {
 	case receiverConnecting:
 		upstream := p.s.c.at(r.up)
@@ -131,8 +138,19 @@ func (r *receiver) receive() {
 	r.heard = true
 	next := r.conn.data[0]
 	r.conn.data = r.conn.data[1:]
-	if !r.p.s.disk.wal.extend(next.records, next.upto, r.p.replayed) {
+	if room := r.p.s.room(); room > 0 && next.upto > room {
+		r.terminated = true // it can make no file for more
+		next.upto = room
+		fit := sort.Search(len(next.records), func(i int) bool { return next.records[i].End > room })
+		next.records = next.records[:fit]
+	}
+	w := &r.p.s.disk.wal
+	if !w.extend(next.records, next.upto, r.p.replayed) {
 		r.alien = true
+	}
+	if r.p.s.c.without(RulePartialIsReceived) {
+		w.partial = 0
+		next.upto = min(next.upto, w.end())
 	}
 	r.written = max(r.written, next.upto)
 }
@@ -142,7 +160,7 @@ func (r *receiver) flush() {
 	w := &r.p.s.disk.wal
 	w.durable = max(w.durable, min(w.tail(), r.written))
 	r.flushed = r.written
-	r.p.received = max(r.p.received, r.flushed)
+	r.p.received.lsn = max(r.p.received.lsn, r.flushed)
 }
 
 // exit ends the receiver. It flushes what it has written, and tells nobody.
@@ -225,6 +243,9 @@ func (r *receiver) handshake(upstream *server) error {
 		if slot == nil {
 			return fmt.Errorf("slot %s does not exist on %s", r.up.Slot, upstream.Name)
 		}
+		if slot.lost {
+			return fmt.Errorf("slot %s on %s has lost its WAL", r.up.Slot, upstream.Name)
+		}
 		if slot.used != nil {
 			return fmt.Errorf("slot %s on %s is in use", r.up.Slot, upstream.Name)
 		}
@@ -254,7 +275,8 @@ func (r *receiver) startable(upstream *server) error {
 	up := upstream.proc
 	if r.timeline != up.current() {
 		fork, found := switchOf(upstream.disk.lineageOf(up.current()), r.timeline)
-		if !found || r.start > fork {
+		past := r.p.replayed > fork && r.p.s.c.without(RuleForkIsNotChecked)
+		if !found || r.start > fork || past {
 			return fmt.Errorf("starting point %s on timeline %d is not in the history of %s", r.start, r.timeline, upstream.Name)
 		}
 	} else if r.start > up.available() {

@@ -3,6 +3,7 @@ package pgtest
 import (
 	"fmt"
 	"slices"
+	"sort"
 	"strconv"
 	"time"
 
@@ -21,6 +22,17 @@ type server struct {
 	pids       int
 	counts     map[string]int // how often a process of one name was started; read by key only
 	refusal    string         // why the last receiver could not stream
+
+	unseen   []*Record // of the last server, for a world without RuleFlushedIsCommitted
+	received received  // by the last server, for a world without RuleReceivedIsForgotten
+}
+
+// received is what receivers have flushed since the server was started, and on
+// which timeline that was asked for.
+type received struct {
+	lsn      pg.LSN
+	timeline pg.Timeline
+	valid    bool
 }
 
 // phase is how far a server has come.
@@ -47,13 +59,9 @@ type process struct {
 	senders      []*sender
 	sessions     []*Session
 
-	// What a receiver has flushed since the server was started, and on which
-	// timeline it was asked for: shared memory, lost with the server (X6).
-	received         pg.LSN
-	receivedTimeline pg.Timeline
-	receivedValid    bool
-	replayed         pg.LSN
-	checkpointSeen   pg.LSN // the last checkpoint record that was replayed
+	received       received // shared memory, lost with the server (X6)
+	replayed       pg.LSN
+	checkpointSeen pg.LSN // the last checkpoint record that was replayed
 
 	// A primary's own WAL that is not flushed yet, and its timeline.
 	timeline pg.Timeline
@@ -103,10 +111,16 @@ func (s *server) launch() {
 	p.postmaster = postmaster{alive: true, read: d.files}
 	p.checkpointer = checkpointer{alive: true}
 	p.sync.defined = !d.files.Sync.Empty()
-	p.startup = &startup{conninfo: d.files.Upstream, along: d.recoveryLineage()}
+	p.startup = &startup{conninfo: d.files.Upstream, along: s.recoveryLineage()}
 	s.proc = p
 	d.wal.durable = d.wal.tail() // a start syncs the data directory
-	if err := d.refuses(); err != nil {
+	if s.c.without(RuleFlushedIsCommitted) {
+		p.hidden = s.unseen
+	}
+	if s.c.without(RuleReceivedIsForgotten) {
+		p.received = s.received
+	}
+	if err := s.refuses(); err != nil {
 		p.end(pg.ProcessCrashed)
 		return
 	}
@@ -119,8 +133,12 @@ func (s *server) launch() {
 
 // refuses says why recovery cannot begin: the history that would be followed
 // does not contain this server's own WAL (X13).
-func (d *disk) refuses() error {
-	along := d.recoveryLineage()
+func (s *server) refuses() error {
+	if s.c.without(RulePastHistoryRefuses) {
+		return nil
+	}
+	d := &s.disk
+	along := s.recoveryLineage()
 	if t := timelineOfPoint(along, d.control.Checkpoint); d.control.Checkpoint > firstLSN && t != d.control.Timeline {
 		return fmt.Errorf("requested timeline %d is not a child of this server's history", along.Timeline)
 	}
@@ -134,6 +152,7 @@ func (d *disk) refuses() error {
 // end is the end of the postmaster with all that is left of the server.
 func (p *process) end(how pg.Process) {
 	s := p.s
+	s.unseen, s.received = p.hidden, p.received
 	for _, session := range p.sessions {
 		session.lose()
 	}
@@ -161,7 +180,12 @@ func (p *process) writable() bool { return p.phase == phasePrimary && !p.postmas
 // admits reports whether a session that begins now is let in by the postmaster.
 // Frozen, it neither lets in nor refuses.
 func (p *process) admits() bool {
-	return p.postmaster.alive && !p.postmaster.frozen && p.postmaster.stopping == "" && p.phase != phaseStarting
+	return p.postmaster.alive && !p.postmaster.frozen && p.postmaster.stopping == "" && !p.starting()
+}
+
+// starting reports whether recovery keeps everybody out.
+func (p *process) starting() bool {
+	return p.phase == phaseStarting && !p.s.c.without(RuleRecoveryTakesTime)
 }
 
 // flushed is the last durable byte of a primary.
@@ -182,13 +206,35 @@ func (p *process) insert(kind Kind, commits []string) *Record {
 	return r
 }
 
-// flush makes the primary's own WAL durable.
+// flush makes the primary's own WAL durable. A server that can make no file for
+// it ends (C21).
 func (p *process) flush() {
-	w := &p.s.disk.wal
-	w.records = append(w.records, p.buffer...)
+	d := &p.s.disk
+	w := &d.wal
+	fit := len(p.buffer)
+	if room := p.s.room(); room > 0 {
+		fit = sort.Search(fit, func(i int) bool { return p.buffer[i].End > room })
+	}
+	failed := fit < len(p.buffer)
+	w.records = append(w.records, p.buffer[:fit]...)
 	w.partial, w.durable = 0, w.end()
 	p.buffer = nil
+	if failed {
+		p.end(pg.ProcessCrashed)
+	}
 }
+
+// room is up to where there are WAL files while no new one can be made; zero
+// means that they can.
+func (s *server) room() pg.LSN {
+	if s.c.without(RuleFullDisk) {
+		return 0
+	}
+	return s.disk.room
+}
+
+// ended reports whether this is no longer the server's process.
+func (p *process) ended() bool { return p.s.proc != p }
 
 // current is the timeline that the server would name in IDENTIFY_SYSTEM.
 func (p *process) current() pg.Timeline {
@@ -206,8 +252,8 @@ func (p *process) available() pg.LSN {
 		return p.flushed()
 	}
 	lsn := p.replayed
-	if p.receivedValid && p.receivedTimeline == p.current() {
-		lsn = max(lsn, min(p.received, p.s.disk.wal.durable))
+	if p.received.valid && p.received.timeline == p.current() && !p.s.c.without(RuleCascadePassesOn) {
+		lsn = max(lsn, min(p.received.lsn, p.s.disk.wal.durable))
 	}
 	return lsn
 }
@@ -215,7 +261,7 @@ func (p *process) available() pg.LSN {
 // events says what the server's processes may do now.
 func (s *server) events(a *agenda) {
 	p := s.proc
-	if p == nil {
+	if p == nil || p.postmaster.frozen && s.c.without(RuleFrozenPostmaster) {
 		return
 	}
 	p.postmasterEvents(a)
@@ -248,7 +294,7 @@ func (p *process) postmasterEvents(a *agenda) {
 	a.may(m.stopping == pg.StopImmediate, processPostmaster, "quit", func() { p.end(pg.ProcessStopped) })
 	a.may(m.reload, processPostmaster, "reload", p.reload)
 	a.may(m.stopping == pg.StopFast && !m.shutting && !p.deafToTerm(), processPostmaster, "end sessions", p.endSessions)
-	a.may(m.stopping == pg.StopFast && m.shutting && len(p.senders) == 0 && p.shutDown(), processPostmaster, "exit",
+	a.may(m.stopping == pg.StopFast && m.shutting && (len(p.senders) == 0 || p.s.c.without(RuleStopShips)) && p.shutDown(), processPostmaster, "exit",
 		func() { p.end(pg.ProcessStopped) })
 }
 

@@ -24,8 +24,9 @@ const (
 type startup struct {
 	state    startupState
 	frozen   bool
-	paused   bool // pg_wal_replay_pause
-	reload   bool // SIGHUP is pending
+	paused   bool   // pg_wal_replay_pause
+	conflict pg.LSN // a query keeps the record that begins here from being replayed; zero: none
+	reload   bool   // SIGHUP is pending
 	conninfo pg.Upstream
 	changed  bool // conninfo was changed: the receiver is to be restarted
 	along    lineage
@@ -37,10 +38,12 @@ type startup struct {
 }
 
 // wait is what pg_stat_activity says.
-func (u *startup) wait() string {
+func (u *startup) wait(p *process) string {
 	switch {
 	case u.paused:
 		return "RecoveryPause"
+	case u.held(p):
+		return "relation"
 	case u.state == startupSleeping:
 		return "RecoveryRetrieveRetryInterval"
 	case u.state == startupStreaming:
@@ -66,15 +69,15 @@ func (u *startup) events(a *agenda, p *process) {
 	if p.phase == phaseStarting && u.consistent(p) {
 		a.may(true, processStartup, "consistent", func() { p.phase = phaseStandby })
 	}
-	if p.s.c.without(RuleReceiverOutlivesReload) {
-		a.may(u.changed && u.state == startupStreaming, processStartup, "restart receiver", func() { u.restartReceiver(p) })
-	}
-	if u.paused && !u.promote {
+	if u.paused && (!u.promote || p.s.c.without(RulePromotionEndsPause)) {
 		return // X1: it does not look for WAL, nor at its receiver
+	}
+	if u.held(p) {
+		return // C23: nor here
 	}
 	switch u.state {
 	case startupReading:
-		more := u.readable(p, p.s.disk.wal.end()) > p.replayed
+		more := u.readable(p, p.s.disk.wal.end()) > p.replayed && !u.hasty(p)
 		a.may(more, processStartup, "replay", func() { u.replay(p, p.s.disk.wal.end()) })
 		a.may(!more, processStartup, "end of local WAL", func() { u.exhausted(p) })
 	case startupStreaming:
@@ -112,7 +115,35 @@ func (u *startup) adopt(p *process) {
 	if up := p.s.disk.files.Upstream; up != u.conninfo {
 		u.conninfo = up
 		u.changed = p.receiver != nil
+		if up.IsZero() {
+			u.conflict = 0 // the settings of a fence have no patience with queries
+		}
 	}
+}
+
+// held reports whether the next record is there and a query keeps it from being
+// replayed (C23).
+func (u *startup) held(p *process) bool {
+	if !u.conflicts(p, p.replayed) {
+		return false
+	}
+	w := &p.s.disk.wal
+	present := w.end()
+	if u.state == startupStreaming {
+		present = min(present, p.received.lsn)
+	}
+	i := w.after(p.replayed)
+	return i < len(w.records) && w.records[i].End <= present && readable(u.along, w.records[i])
+}
+
+// conflicts reports whether a query keeps what begins at lsn from being replayed.
+func (u *startup) conflicts(p *process, lsn pg.LSN) bool {
+	return u.conflict != 0 && lsn >= u.conflict && !p.s.c.without(RuleConflictHoldsReplay)
+}
+
+// hasty reports whether a promotion does not wait for replay, as none does (P13).
+func (u *startup) hasty(p *process) bool {
+	return u.promote && p.s.c.without(RuleReplayBeforePromotion)
 }
 
 // readable is up to where recovery could read from the replayed position, at
@@ -122,7 +153,7 @@ func (u *startup) readable(p *process, upto pg.LSN) pg.LSN {
 	end := p.replayed
 	for i, n := w.after(p.replayed), 0; i < len(w.records) && n < p.s.c.cfg.Batch; i, n = i+1, n+1 {
 		r := w.records[i]
-		if r.End > upto || !readable(u.along, r) {
+		if r.End > upto || !readable(u.along, r) || u.conflicts(p, end) {
 			break
 		}
 		end = r.End
@@ -176,6 +207,9 @@ func (u *startup) rescan(p *process) bool {
 	d := &p.s.disk
 	newest := d.newest(u.along.Timeline)
 	if newest == u.along.Timeline {
+		if p.s.c.without(RuleHistoryIsRemembered) {
+			u.along = p.s.recoveryLineage()
+		}
 		return false
 	}
 	along := d.lineageOf(newest)
@@ -188,15 +222,15 @@ func (u *startup) rescan(p *process) bool {
 
 func (u *startup) streamingEvents(a *agenda, p *process) {
 	streams := p.receiver != nil && p.receiver.state != receiverWaiting
-	upto := min(p.received, p.s.disk.wal.end())
-	more := p.receivedValid && u.readable(p, upto) > p.replayed
+	upto := min(p.received.lsn, p.s.disk.wal.end())
+	more := p.received.valid && u.readable(p, upto) > p.replayed
 	a.may(streams && more, processStartup, "replay", func() { u.replay(p, upto) })
 	// A lost receiver is noticed before what it has left is read (fence: two sleeps).
 	a.may(!streams, processStartup, "receiver gone", func() { u.sleep(p) })
-	idle := streams && !more
+	idle := streams && (!more || u.hasty(p))
 	a.may(idle && u.changed, processStartup, "restart receiver", func() { u.restartReceiver(p) })
 	a.may(idle && !u.changed && u.promote, processStartup, "promote", func() { u.stopReceiver(p, startupReading) })
-	garbage := idle && p.receiver.alien && p.received > p.s.disk.wal.tail()
+	garbage := idle && p.receiver.alien && p.received.lsn > p.s.disk.wal.tail()
 	a.may(garbage, processStartup, "invalid record", func() { u.stopReceiver(p, startupSleeping) })
 }
 
@@ -211,9 +245,6 @@ func (u *startup) stopReceiver(p *process, next startupState) {
 		p.receiver.terminated = true
 	}
 	u.state, u.next = startupStopping, next
-	if p.s.c.without(RuleReceiverOutlivesReload) && u.paused && p.receiver != nil {
-		p.receiver.exit()
-	}
 }
 
 // stopped goes on after the receiver's end.
@@ -240,10 +271,13 @@ func (u *startup) stopped(p *process) {
 func (u *startup) requestReceiver(p *process) {
 	t := timelineOfPoint(u.along, p.replayed)
 	start := p.replayed - p.replayed%p.s.c.cfg.SegmentSize
-	if !p.receivedValid || p.receivedTimeline != t {
-		p.received = start
+	if p.s.c.without(RuleReceiveFromSegment) {
+		start = p.replayed
 	}
-	p.receivedTimeline, p.receivedValid = t, true
+	if !p.received.valid || p.received.timeline != t {
+		p.received.lsn = start
+	}
+	p.received.timeline, p.received.valid = t, true
 	if p.receiver != nil {
 		p.receiver.resume(start, t, p.replayed)
 		return

@@ -51,9 +51,32 @@ func TestTerminateLeavesUnknown(t *testing.T) {
 	w.freeze("b", "receiver")
 	s := w.begin("a", "one")
 	w.Settle(nil)
-	s.Close()
+	s.Terminate()
 	require.Equal(t, pgtest.Unknown, w.outcome("one"))
 	require.True(t, w.visible("a", "one"))
+}
+
+// C2: a client that goes away leaves its backend waiting; one that asks for a
+// cancel before it goes, as drivers do, leaves a commit that only it does not
+// know of.
+func TestClientsThatGoAway(t *testing.T) {
+	t.Parallel()
+	w := replicated(t, pgtest.Config{}, "a", "b")
+	w.setSync("a", "ANY 1 (b)")
+	w.freeze("b", "receiver")
+	gone, gaveUp := w.begin("a", "gone"), w.begin("a", "gave up")
+	w.Settle(nil)
+	gone.Close()
+	gaveUp.GiveUp()
+	w.Settle(nil)
+	require.Equal(t, pgtest.Unknown, w.outcome("gone"))
+	require.Equal(t, pgtest.Unknown, w.outcome("gave up"))
+	require.False(t, w.visible("a", "gone"))
+	require.True(t, w.visible("a", "gave up"))
+	w.thaw("b", "receiver")
+	w.Settle(nil)
+	require.True(t, w.visible("a", "gone"))
+	require.Equal(t, pgtest.Unknown, w.outcome("gone"), "nobody is told")
 }
 
 // E3, P3, C3: after a restart, or the end of a backend, waiting commits are

@@ -25,13 +25,15 @@ type syncRep struct {
 	write, flush, apply pg.LSN
 }
 
-// released is up to where commits of a level have been released.
-func (s *syncRep) released(l Level) pg.LSN {
-	switch l {
+// releasedFor is up to where commits of a session's level have been released.
+func (s *syncRep) releasedFor(session *Session) pg.LSN {
+	switch session.level {
 	case LevelRemoteWrite:
 		return s.write
 	case LevelRemoteApply:
-		return s.apply
+		if !session.p.s.c.without(RuleApplyIsReplay) {
+			return s.apply
+		}
 	case LevelLocal, LevelOn:
 	}
 	return s.flush
@@ -40,7 +42,7 @@ func (s *syncRep) released(l Level) pg.LSN {
 // define is SyncRepUpdateSyncStandbysDefined: emptying the setting releases
 // everybody who waits, as a success (P7).
 func (s *syncRep) define(p *process, defined bool) {
-	if s.defined && !defined {
+	if s.defined && !defined && !p.s.c.without(RuleEmptySettingReleases) {
 		for _, session := range p.sessions {
 			session.released = session.released || session.waits()
 		}
@@ -56,15 +58,15 @@ func (s *syncRep) candidates(p *process, setting pg.SyncSetting) []*sender {
 	}
 	var found []*sender
 	for _, w := range p.senders {
-		if w.state == senderStreaming && w.priority > 0 && w.flushKnown {
+		if w.counts() && w.rated() > 0 && w.flushKnown {
 			found = append(found, w)
 		}
 	}
 	if p.s.c.without(RuleNamesCountTwice) {
 		found = firstOfName(found)
 	}
-	if setting.Method == pg.SyncFirst && len(found) > setting.K {
-		slices.SortStableFunc(found, func(a, b *sender) int { return a.priority - b.priority })
+	if setting.Method == pg.SyncFirst && len(found) > setting.K && !p.s.c.without(RuleFirstCountsTheFirst) {
+		slices.SortStableFunc(found, func(a, b *sender) int { return a.rated() - b.rated() })
 		found = found[:setting.K]
 	}
 	return found
@@ -84,7 +86,7 @@ func firstOfName(senders []*sender) []*sender {
 // what its own copy of the setting allows (P8).
 func (s *syncRep) release(w *sender) {
 	p := w.p
-	if w.priority == 0 || w.state != senderStreaming {
+	if w.rated() == 0 || !w.counts() {
 		return
 	}
 	setting := w.sync
@@ -101,7 +103,7 @@ func (s *syncRep) release(w *sender) {
 			all[i] = of(c)
 		}
 		slices.Sort(all)
-		if setting.Method == pg.SyncFirst {
+		if setting.Method == pg.SyncFirst && !p.s.c.without(RuleFirstCountsTheFirst) {
 			return all[0]
 		}
 		return all[len(all)-setting.K]
@@ -110,7 +112,7 @@ func (s *syncRep) release(w *sender) {
 	s.flush = max(s.flush, position(func(c *sender) pg.LSN { return c.flush }))
 	s.apply = max(s.apply, position(func(c *sender) pg.LSN { return c.apply }))
 	for _, session := range p.sessions {
-		if session.waits() && session.record.End <= s.released(session.level) {
+		if session.waits() && session.record.End <= s.releasedFor(session) {
 			session.released = true
 			session.commit.Released = append(session.commit.Released, w.name)
 		}
@@ -124,7 +126,7 @@ func (s *syncRep) show(p *process, setting pg.SyncSetting) []pg.Walsender {
 	for _, w := range p.senders {
 		row := pg.Walsender{PID: w.pid, Name: w.name, State: w.state.String(), Sync: "async"}
 		if w.flushKnown {
-			row.Flush, row.Replay, row.Priority = w.flush, w.apply, w.priority
+			row.Flush, row.Replay, row.Priority = w.flush, w.apply, w.rated()
 		}
 		switch {
 		case row.Priority == 0:

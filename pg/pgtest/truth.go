@@ -63,7 +63,7 @@ func (s *server) truth() Server {
 	case phaseStarting:
 	}
 	if p.startup != nil {
-		t.Startup = p.startup.wait()
+		t.Startup = p.startup.wait(p)
 	}
 	if r := p.receiver; r != nil {
 		t.Receiving = true
@@ -114,7 +114,7 @@ func (c *Cluster) Visible(node string, commit Commit) bool {
 			return false
 		}
 		if s.proc.phase == phasePrimary {
-			return !slices.ContainsFunc(s.proc.hidden, func(r *Record) bool { return r.ID == commit.Record })
+			return c.without(RuleWaitingIsHidden) || !slices.ContainsFunc(s.proc.hidden, func(r *Record) bool { return r.ID == commit.Record })
 		}
 		return s.proc.phase != phaseStarting && s.proc.replayed >= commit.End
 	})

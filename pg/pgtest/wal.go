@@ -17,6 +17,8 @@ const (
 	KindCheckpoint    Kind = "checkpoint"
 	KindShutdown      Kind = "shutdown checkpoint"
 	KindEndOfRecovery Kind = "end of recovery"
+	KindBulk          Kind = "bulk"   // what a load leaves behind: long
+	KindSwitch        Kind = "switch" // of pg_switch_wal: fills the segment
 )
 
 // RecordID is the hidden identity of a WAL record. No server knows it: two
@@ -41,6 +43,9 @@ func (r *Record) Position() pg.Position { return pg.Position{Timeline: r.Timelin
 // firstLSN is where the WAL of a new cluster begins.
 const firstLSN pg.LSN = 0x1000000
 
+// bulk is how long a record of a load is.
+const bulk pg.LSN = 64 << 10
+
 // length is how long a record is, in bytes. Commits differ, so that the records
 // of two lineages begin at the same LSN sometimes, and mostly not (X7).
 func length(kind Kind, commits []string) pg.LSN {
@@ -57,6 +62,9 @@ func length(kind Kind, commits []string) pg.LSN {
 		return 48
 	case KindCheckpoint, KindShutdown:
 		return 120
+	case KindBulk:
+		return bulk
+	case KindSwitch: // depends on where it begins
 	}
 	return 64
 }

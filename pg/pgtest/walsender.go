@@ -70,21 +70,26 @@ func (w *sender) start(at pg.LSN, t pg.Timeline) {
 }
 
 // rate is SyncRepInitConfig: the priority by its own copy of the setting.
-func (w *sender) rate() {
-	w.priority = 0
-	if w.cascading && !w.p.s.c.without(RuleCascadedNeverCounts) {
-		return
+func (w *sender) rate() { w.priority = w.priorityIn(w.sync) }
+
+// rated is the priority that others see.
+func (w *sender) rated() int {
+	if w.p.s.c.without(RuleOwnCopy) {
+		return w.priorityIn(w.p.postmaster.read.Sync)
 	}
-	w.priority = priorityOf(w.sync, w.name)
+	return w.priority
 }
 
-// priorityOf is the place of a name in a setting; 1 for each under ANY.
-func priorityOf(setting pg.SyncSetting, name string) int {
+func (w *sender) priorityIn(setting pg.SyncSetting) int {
+	world := w.p.s.c
+	if w.cascading && !world.without(RuleCascadedNeverCounts) {
+		return 0
+	}
 	if setting.Empty() {
 		return 0
 	}
-	for i, n := range setting.Names {
-		if n != "*" && !strings.EqualFold(n, name) {
+	for i, name := range setting.Names {
+		if name != "*" && name != w.name && (!strings.EqualFold(name, w.name) || world.without(RuleNamesHaveNoCase)) {
 			continue
 		}
 		if setting.Method == pg.SyncFirst {
@@ -93,6 +98,11 @@ func priorityOf(setting pg.SyncSetting, name string) int {
 		return 1
 	}
 	return 0
+}
+
+// counts reports whether the standby has caught up.
+func (w *sender) counts() bool {
+	return w.state == senderStreaming || w.state == senderCatchup && w.p.s.c.without(RuleCatchupDoesNotCount)
 }
 
 func (w *sender) events(a *agenda) {
@@ -167,6 +177,10 @@ func (w *sender) shipEvents(a *agenda) {
 func (w *sender) promotionEvents(a *agenda) {
 	left := !w.historic && w.p.phase == phasePrimary && w.timeline != w.p.timeline
 	a.may(left && w.state != senderEnded, w.label, "promoted", func() {
+		if w.p.s.c.without(RuleCascadeGoesOn) {
+			w.exit()
+			return
+		}
 		w.cascading, w.historic = false, true
 		w.until, _ = switchOf(w.p.s.disk.lineageOf(w.p.timeline), w.timeline)
 	})
