@@ -66,7 +66,7 @@ func TestMissing(t *testing.T) {
 		return clusterview.View{
 			Leader: "a", Term: 1, Gate: "open",
 			Quorum: &clusterview.Quorum{K: 1, Members: []clusterview.Life{{Node: "b"}, {Node: "c"}}},
-			Nodes:  []clusterview.Node{{Name: "a"}, {Name: "b", Quorum: "member"}, {Name: "c", Quorum: "member"}},
+			Nodes:  []clusterview.Node{{Name: "a"}, {Name: "b", Quorum: "member", Sync: "quorum"}, {Name: "c", Quorum: "member", Sync: "quorum"}},
 		}
 	}
 	require.Empty(t, missing(whole(), 3))
@@ -74,6 +74,7 @@ func TestMissing(t *testing.T) {
 		"no leader is in office":      func(v *clusterview.View) { v.Term = 0 },
 		"does not admit clients":      func(v *clusterview.View) { v.Gate = "closed" },
 		"the quorum is":               func(v *clusterview.View) { v.Quorum.Members = v.Quorum.Members[:1] },
+		"a does not say yet that b s": func(v *clusterview.View) { v.Nodes[1].Sync = "" },
 		"node c does not count: it i": func(v *clusterview.View) { v.Nodes[2].Quorum = clusterview.FormerLife },
 	}
 	for want, spoil := range tests {

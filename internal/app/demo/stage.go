@@ -186,8 +186,13 @@ func missing(view clusterview.View, n int) string {
 		return fmt.Sprintf("the quorum is %+v", view.Quorum)
 	}
 	for _, node := range view.Nodes {
-		if node.Name != view.Leader && node.Quorum != clusterview.InQuorumMember {
+		switch {
+		case node.Name == view.Leader:
+		case node.Quorum != clusterview.InQuorumMember:
 			return fmt.Sprintf("node %s does not count: it is %s, %s; %s", node.Name, node.Role, node.State, node.Why)
+		case node.Sync != "quorum":
+			// The leader's opinion, which is what a switchover goes by, is some moments old.
+			return fmt.Sprintf("%s does not say yet that %s streams from it: %q", view.Leader, node.Name, node.Sync)
 		}
 	}
 	return ""
