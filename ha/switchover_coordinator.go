@@ -342,6 +342,10 @@ func (c *SwitchoverCoordinator) handOver(ctx context.Context, seen SwitchoverSee
 		}
 		c.cfg.Logger.WarnContext(ctx, "handing over is tried again", "error", err)
 		_ = timectx.Sleep(bounded, c.cfg.Clock, c.cfg.Timing.Request/8)
+		if lost := c.confirm(bounded, seen, asked.Target, end); lost != nil {
+			err = errors.Join(err, lost) // it has gone meanwhile: Resolve goes back
+			break
+		}
 	}
 	if err != nil {
 		return false, err // Resolve finds out
@@ -368,11 +372,15 @@ func (c *SwitchoverCoordinator) yield(ctx context.Context, seen SwitchoverSeen, 
 	if err != nil {
 		return end, err
 	}
-	return end, c.confirm(ctx, seen, target, up, end)
+	return end, c.confirm(ctx, seen, target, end)
 }
 
 // confirm asks the target's server until it says that it has flushed the end.
-func (c *SwitchoverCoordinator) confirm(ctx context.Context, seen SwitchoverSeen, target quorum.Member, up pg.Upstream, end pg.Position) error {
+func (c *SwitchoverCoordinator) confirm(ctx context.Context, seen SwitchoverSeen, target quorum.Member, end pg.Position) error {
+	up, err := seen.Upstream(target.Node)
+	if err != nil {
+		return err
+	}
 	for {
 		remote, err := c.cfg.Postgres.Identify(ctx, up)
 		switch {

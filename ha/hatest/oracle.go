@@ -55,18 +55,24 @@ type oracle struct {
 	lastAck     time.Duration // zero: there was none
 	silence     time.Duration // the longest time without one
 	silentTill  time.Duration
-	copied      map[string]bool        // has had its first copy
-	vain        map[string]pg.Timeline // of a node that has returned to office when its server had ended
+	copied      map[string]bool // has had its first copy
+	vain        map[string]vain // of a node that has returned to office when its server had ended
 	rebuilds    int
 	clean       string        // has handed over, and there was no trouble before and since
 	troubles    int           // that last
 	lastTrouble time.Duration // when one last began or ended
 }
 
+// vain is a return to office with a server that had ended, by one life of the agent.
+type vain struct {
+	timeline pg.Timeline
+	life     int
+}
+
 func (o *oracle) init(s *simulation) {
 	o.sim, o.well, o.looked = s, -1, -1
 	o.promoted, o.rows = map[pg.Timeline]string{}, map[string]pgtest.Commit{}
-	o.quiet, o.copied, o.vain = map[string]bool{}, map[string]bool{}, map[string]pg.Timeline{}
+	o.quiet, o.copied, o.vain = map[string]bool{}, map[string]bool{}, map[string]vain{}
 	o.keys, o.byLeader = protected(s.keys)
 	o.read = []string{
 		s.keys.Leader(), s.keys.Quorum(), s.keys.History(), s.keys.FailoverState(), s.keys.SwitchoverState(), s.keys.SwitchoverMaster(),
@@ -116,7 +122,7 @@ func (o *oracle) becamePrimary(node string) {
 	s := o.sim
 	server := s.servers.cluster.Server(node)
 	t := server.Held.Timeline
-	if o.vain[node] == t && t != 0 {
+	if v, ok := o.vain[node]; ok && v.timeline == t && v.life != s.world.host(node).lives {
 		s.violatef(ruleElection, "%s is primary of timeline %d again without an election, and had ended before it returned to office", node, t)
 	}
 	if other, used := o.promoted[t]; used && other != node {

@@ -64,8 +64,8 @@ func (o *oracle) tookUp(host string, txn dcs.Txn) {
 }
 
 // stillPrimary: the server is the primary of the recorded timeline, and runs. It may
-// have ended while the transaction was on its way: then it must not become writable
-// on this timeline any more, see becamePrimary.
+// have ended while the transaction was on its way: then the agent that has seen it
+// run may start it again, and no later one.
 func (o *oracle) stillPrimary(host, what string) {
 	s := o.sim
 	server := s.servers.cluster.Server(host)
@@ -77,7 +77,7 @@ func (o *oracle) stillPrimary(host, what string) {
 		}
 	}
 	if recorded == s.member(host) && !server.Writable {
-		o.vain[host] = last.Timeline
+		o.vain[host] = vain{timeline: last.Timeline, life: s.world.host(host).lives}
 		return
 	}
 	delete(o.vain, host)
@@ -136,7 +136,7 @@ func (o *oracle) handsOver(host string, state record.FailoverState) {
 	s := o.sim
 	h := *state.Handover
 	recorded := s.records.Quorum.Value
-	if s.destroyed[h.From] {
+	if s.destroyed[h.From] || s.destroyed[state.Winner] {
 		return // it was sent before the disk was lost
 	}
 	if h.From != s.member(host) || h.From != recorded.Primary || s.records.Leader.Holder != host {
