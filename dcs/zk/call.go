@@ -60,6 +60,7 @@ var (
 	errNoConnection = errors.New("no connection to ZooKeeper so far")
 	errLinkEnded    = errors.New("the connection has ended")
 	errShortened    = errors.New("a member of the ensemble has shortened the session")
+	errNodeDeleted  = errors.New("the node of the session has been deleted")
 )
 
 // verdicts is what each answer proves about a write. An answer that is not
@@ -82,6 +83,7 @@ var verdicts = []struct{ said, proof error }{
 	// The session:
 	{zk.ErrSessionExpired, dcs.ErrSessionLost},
 	{errShortened, dcs.ErrSessionLost},
+	{errNodeDeleted, dcs.ErrSessionLost},
 	{zk.ErrSessionMoved, dcs.ErrUnavailable},
 	// Permissions, quotas, and members that take no writes:
 	{zk.ErrNoAuth, dcs.ErrUnavailable},

@@ -27,7 +27,7 @@ type session struct {
 	mu       sync.Mutex
 	deadline time.Time // when what was bought last is used up
 	lost     string    // why it is over, or ""
-	gone     bool      // the ensemble has said so
+	gone     bool      // its keys are, as has been proven
 }
 
 var _ dcs.Session = (*session)(nil)
@@ -105,20 +105,51 @@ func (s *session) Renew(ctx context.Context) error {
 	defer s.gate.leaveAlone()
 	sent := s.store.cfg.Clock.Now()
 	if err := s.link.reopen(ctx); err != nil {
-		return c.explain(ctx, s.store.ctx, false, err)
+		return s.heed(c.explain(ctx, s.store.ctx, false, err))
 	}
 	_, err := do(ctx, s.link, func(conn *zk.Conn) ([]zk.MultiResponse, error) {
 		return conn.Multi(&zk.CheckVersionRequest{Path: s.node, Version: -1})
 	})
 	if errors.Is(err, zk.ErrNoNode) {
-		s.lose("its node " + s.node + " has been deleted")
-		s.link.end(errLinkEnded, true)
-		return fmt.Errorf("%s %s: its node %s has been deleted: %w", c.name, c.object, s.node, dcs.ErrSessionLost)
+		err = errNodeDeleted
 	}
 	if err != nil {
-		return c.explain(ctx, s.store.ctx, true, err)
+		return s.heed(c.explain(ctx, s.store.ctx, true, err))
 	}
 	return s.extend(c, sent)
+}
+
+// heed makes a loss final that the ensemble has told of.
+func (s *session) heed(err error) error {
+	if errors.Is(err, dcs.ErrSessionLost) && s.lose("it has been lost") {
+		s.store.cfg.Logger.Warn("session is lost", "session", s.ID(), "error", err)
+		s.link.end(errLinkEnded, true)
+	}
+	return err
+}
+
+// commit carries out a transaction through the session's connection.
+func (s *session) commit(ctx context.Context, c call, txn dcs.Txn) (dcs.Revision, error) {
+	c.bound = true
+	if err := s.ready(ctx, c); err != nil {
+		return 0, err
+	}
+	if err := s.gate.enter(ctx); err != nil {
+		return 0, c.explain(ctx, s.store.ctx, false, err)
+	}
+	defer s.gate.leave()
+	// It may have been given up meanwhile.
+	if err := s.ready(ctx, c); err != nil {
+		return 0, err
+	}
+	if err := s.link.await(ctx, 0); err != nil {
+		return 0, s.heed(c.explain(ctx, s.store.ctx, false, err))
+	}
+	revision, err := s.store.commit(ctx, s.link, c, txn)
+	if errors.Is(err, dcs.ErrUnavailable) && s.lostBecause() != "" {
+		return 0, fmt.Errorf("%s %s: %s: %w", c.name, c.object, s.lostBecause(), dcs.ErrSessionLost)
+	}
+	return revision, s.heed(err)
 }
 
 // ready is the error of a call under the session that need not be begun.
@@ -167,12 +198,14 @@ func (s *session) lose(why string) bool {
 }
 
 // watchTime ends the session when it is not renewed in time, which the client
-// would not. It returns when the session is over, however that came.
+// would not. It leaves a tenth more than was bought, so that a clock here that
+// is too fast takes nothing away. It returns when the session is over, however
+// that came.
 func (s *session) watchTime() {
 	clk := s.store.cfg.Clock
 	for {
 		s.mu.Lock()
-		left := clk.Until(s.deadline)
+		left := clk.Until(s.deadline.Add(s.ttl / 10))
 		s.mu.Unlock()
 		if left <= 0 {
 			break
@@ -203,9 +236,6 @@ func (s *session) noteEnd() {
 	if !errors.Is(verdict(why), dcs.ErrSessionLost) {
 		return
 	}
-	s.mu.Lock()
-	s.gone = s.gone || errors.Is(why, zk.ErrSessionExpired)
-	s.mu.Unlock()
 	if s.lose(why.Error()) {
 		s.store.cfg.Logger.Warn("session is lost", "session", s.ID(), "reason", why)
 	}
@@ -256,13 +286,7 @@ var errStillThere = errors.New("the session still exists, and expires")
 
 // prove returns nil if the session's node does not exist any more.
 func (s *session) prove(ctx context.Context) error {
-	if errors.Is(s.link.why(), zk.ErrSessionExpired) {
-		return nil
-	}
-	l, err := s.store.connected(ctx)
-	if err == nil {
-		err = s.store.barrier(ctx, l)
-	}
+	l, err := s.store.upToDate(ctx)
 	if err != nil {
 		return err
 	}

@@ -281,30 +281,6 @@ func boundTo(txn dcs.Txn) (dcs.SessionID, error) {
 	return bound, nil
 }
 
-// commit carries out a transaction through the session's connection.
-func (s *session) commit(ctx context.Context, c call, txn dcs.Txn) (dcs.Revision, error) {
-	c.bound = true
-	if err := s.ready(ctx, c); err != nil {
-		return 0, err
-	}
-	if err := s.gate.enter(ctx); err != nil {
-		return 0, c.explain(ctx, s.store.ctx, false, err)
-	}
-	defer s.gate.leave()
-	// It may have been given up meanwhile.
-	if err := s.ready(ctx, c); err != nil {
-		return 0, err
-	}
-	if err := s.link.await(ctx, 0); err != nil {
-		return 0, c.explain(ctx, s.store.ctx, false, err)
-	}
-	revision, err := s.store.commit(ctx, s.link, c, txn)
-	if errors.Is(err, dcs.ErrUnavailable) && s.lostBecause() != "" {
-		return 0, fmt.Errorf("%s %s: %s: %w", c.name, c.object, s.lostBecause(), dcs.ErrSessionLost)
-	}
-	return revision, err
-}
-
 // Close implements dcs.Store. It ends the calls that are under way and returns
 // when nothing of the store is left, which takes a second or two when there is
 // no connection.

@@ -65,7 +65,7 @@ func zookeeperClassPath() (string, error) {
 	const debian = "/usr/share/java/"
 	if _, err := os.Stat(debian + "zookeeper.jar"); err == nil {
 		return strings.Join([]string{
-			debian + "zookeeper.jar", debian + "netty-all.jar", debian + "slf4j-simple.jar",
+			debian + "zookeeper.jar", debian + "netty-all.jar", debian + "netty-codec.jar", debian + "slf4j-simple.jar",
 		}, string(os.PathListSeparator)), nil
 	}
 	for _, name := range []string{"zkServer.sh", "zkServer"} {

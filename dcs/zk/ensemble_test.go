@@ -1,0 +1,213 @@
+package zk_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	client "github.com/go-zookeeper/zk"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pghad/pghad/dcs"
+	"github.com/pghad/pghad/dcs/zk"
+	"github.com/pghad/pghad/internal/testbed"
+)
+
+// TestRenewalHoldsWhenTheMemberIsCutOff freezes the member that has answered
+// renewals right after it has. A request alone would not do: what a follower
+// knows of its clients' signs of life the leader learns later, from this one
+// never.
+func TestRenewalHoldsWhenTheMemberIsCutOff(t *testing.T) {
+	t.Parallel()
+	// With long ticks followers report seldom.
+	e := testbed.StartZooKeeperEnsemble(t, 3, "tickTime=1500", "syncLimit=20")
+	leader, others, err := e.Leader(t.Context())
+	require.NoError(t, err)
+	follower := others[0]
+	watcher := admin(t, leader.Address())
+	s := open(t, zk.Config{Servers: []string{follower.Address()}})
+
+	// The client gives signs of life every third of the TTL. For one session or
+	// the other the last one is long ago when it is renewed.
+	const n, ttl = 6, 4 * time.Second
+	var sessions [n]dcs.Session
+	for i := range sessions {
+		sessions[i], err = s.NewSession(t.Context(), ttl)
+		require.NoError(t, err)
+		_, err = dcs.Create(t.Context(), s, "/"+string(sessions[i].ID()), nil, sessions[i].ID())
+		require.NoError(t, err)
+		require.NoError(t, sleep(t.Context(), ttl/3/n))
+	}
+	var (
+		sent [n]time.Time
+		errs [n]error
+		wg   sync.WaitGroup
+	)
+	for i, session := range sessions {
+		wg.Go(func() {
+			sent[i] = time.Now()
+			errs[i] = session.Renew(t.Context())
+		})
+	}
+	wg.Wait()
+	require.NoError(t, errors.Join(errs[:]...))
+	require.NoError(t, follower.Pause())
+	var lived [n]time.Duration
+	for i, session := range sessions {
+		wg.Go(func() {
+			errs[i] = awaitAbsence(watcher, "/:"+string(session.ID()))
+			lived[i] = time.Since(sent[i])
+		})
+	}
+	wg.Wait()
+	require.NoError(t, errors.Join(errs[:]...))
+	for _, d := range lived {
+		require.GreaterOrEqual(t, d, ttl, "a key died early")
+	}
+	t.Logf("sessions of %s ended %s after their renewal", ttl, lived)
+}
+
+func awaitAbsence(conn *client.Conn, path string) error {
+	for {
+		found, _, events, err := conn.ExistsW(path)
+		if err != nil || !found {
+			return err
+		}
+		select {
+		case <-events:
+		case <-time.After(patience):
+			return errors.New(path + " outlives its session")
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// TestDeposedLeaderServesNoReads freezes the leader until the others have
+// elected another and written something, and asks the former leader as soon as
+// it wakes.
+func TestDeposedLeaderServesNoReads(t *testing.T) {
+	t.Parallel()
+	// With long sessions connections survive the leader's sleep.
+	e := testbed.StartZooKeeperEnsemble(t, 3, "minSessionTimeout=60000")
+	leader, others, err := e.Leader(t.Context())
+	require.NoError(t, err)
+	s := open(t, zk.Config{Servers: []string{leader.Address()}})
+	rev, err := dcs.Put(t.Context(), s, "/k", []byte("old"))
+	require.NoError(t, err)
+	updates := s.Watch(t.Context(), "/k")
+	require.Len(t, (<-updates).KVs, 1)
+
+	require.NoError(t, leader.Pause())
+	later := open(t, zk.Config{Servers: []string{others[0].Address(), others[1].Address()}})
+	last, err := dcs.CompareAndSwap(within(t, patience), later, "/k", rev, []byte("new"), "")
+	for ; dcs.SurelyNotDone(err) && !errors.Is(err, dcs.ErrConflict) || errors.Is(err, dcs.ErrAmbiguous); err = putAgain(t, later, &last) {
+		t.Logf("not written yet: %v", err)
+	}
+	require.NoError(t, err)
+
+	type answer struct {
+		kv  dcs.KV
+		err error
+	}
+	answers := make(chan answer)
+	for range 5 {
+		go func() {
+			kv, err := s.Get(within(t, patience), "/k")
+			answers <- answer{kv, err}
+		}()
+	}
+	require.NoError(t, sleep(t.Context(), 300*time.Millisecond)) // the requests lie before the sleeping leader
+	require.NoError(t, leader.Resume())
+	for range 5 {
+		if a := <-answers; a.err == nil {
+			require.Equal(t, last, a.kv.Revision, "it reads %q", a.kv.Value)
+		} else {
+			require.ErrorIs(t, a.err, dcs.ErrUnavailable)
+		}
+	}
+	await(t, updates, func(u dcs.Update) bool { return u.Err == nil && u.KVs[0].Revision == last })
+}
+
+func putAgain(t *testing.T, s dcs.Store, last *dcs.Revision) (err error) {
+	t.Helper()
+	*last, err = dcs.Put(within(t, patience), s, "/k", []byte("new"))
+	return err
+}
+
+// TestFrozenMemberIsPassedOver: a member that takes connections and does not
+// speak must not cost a session its life.
+func TestFrozenMemberIsPassedOver(t *testing.T) {
+	t.Parallel()
+	e := testbed.StartZooKeeperEnsemble(t, 3)
+	_, others, err := e.Leader(t.Context())
+	require.NoError(t, err)
+	s := open(t, zk.Config{Servers: e.Addresses()})
+	var sessions []dcs.Session
+	for range 6 { // some of them at the follower that will freeze
+		session, err := s.NewSession(within(t, patience), time.Minute)
+		require.NoError(t, err)
+		sessions = append(sessions, session)
+	}
+	require.NoError(t, others[0].Pause())
+	for _, session := range sessions {
+		require.NoError(t, session.Renew(within(t, patience)))
+		_, err := dcs.Create(within(t, patience), s, "/held/"+string(session.ID()), nil, session.ID())
+		require.NoError(t, err)
+	}
+	require.NoError(t, others[0].Resume())
+	for _, session := range sessions {
+		require.NoError(t, session.Renew(within(t, patience)))
+	}
+}
+
+// TestLeaderDies kills the leader under clients that write and hold keys.
+func TestLeaderDies(t *testing.T) {
+	t.Parallel()
+	e := testbed.StartZooKeeperEnsemble(t, 3)
+	s := open(t, zk.Config{Servers: e.Addresses()})
+	session, err := s.NewSession(within(t, patience), time.Minute)
+	require.NoError(t, err)
+	token, err := dcs.Create(within(t, patience), s, "/a/lock", nil, session.ID())
+	require.NoError(t, err)
+	updates := s.Watch(t.Context(), "/a/")
+	require.Len(t, await(t, updates, func(u dcs.Update) bool { return u.Err == nil }).KVs, 1)
+
+	leader, _, err := e.Leader(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, leader.Kill())
+	held := dcs.Txn{If: []dcs.Guard{dcs.Held("/a/lock", token)}, Then: []dcs.Op{{Key: "/a/written"}}}
+	var rev dcs.Revision
+	for deadline := time.Now().Add(patience); ; {
+		rev, err = s.Commit(within(t, patience), held)
+		if err == nil {
+			break
+		}
+		require.NotErrorIs(t, err, dcs.ErrConflict)
+		require.True(t, time.Now().Before(deadline), "%v", err)
+	}
+	require.NoError(t, session.Renew(within(t, patience)))
+	u := await(t, updates, func(u dcs.Update) bool { return u.Err == nil && len(u.KVs) == 2 })
+	require.Equal(t, token, u.KVs[0].Created)
+	require.Equal(t, rev, u.KVs[1].Revision)
+
+	require.NoError(t, leader.Start(t.Context()))
+	conn := admin(t, leader.Address())
+	_, err = conn.Sync("/")
+	require.NoError(t, err)
+	found, _, err := conn.Exists("/a/:written")
+	require.NoError(t, err)
+	require.True(t, found)
+	require.Equal(t, client.StateHasSession, conn.State())
+}
