@@ -69,6 +69,7 @@ type host struct {
 	started time.Duration // when the last agent was
 	parked  []*item       // what its server would do
 	failing []string      // effects on its server that fail; see host.failure
+	hanging []hang        // effects on its server that take long
 	// sessions are all that agents of this host were granted.
 	sessions []dcs.SessionID
 }

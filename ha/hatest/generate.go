@@ -167,6 +167,12 @@ var families = []family{
 			Args: []string{target(p, r), pick(r, "promote/", "start/launch", "yield/", "checkpoint", "sync/settings", "standby/settings", "rewind/")},
 		}
 	}},
+	{"hang", func(p *Plan, r *rand.Rand) Incident {
+		return Incident{
+			Verb: "hang", For: span(p, r),
+			Args: []string{target(p, r), pick(r, "stop/", "promote/", "start/", "fence/", "yield/", "checkpoint", "look/status", "self-check")},
+		}
+	}},
 	{"pause-replay", func(p *Plan, r *rand.Rand) Incident {
 		return Incident{Verb: "pause-replay", Args: []string{"replica" + strconv.Itoa(1+r.IntN(p.Nodes-1))}, For: span(p, r)}
 	}},

@@ -55,8 +55,12 @@ func (s *simulation) trouble(i Incident, undo func()) func() {
 // disturb remembers for how long a host cannot be expected to act in time.
 func (s *simulation) disturb(i Incident, undo func()) func() {
 	switch i.Verb {
-	case "isolate", "cut", "part", "dcs-cut", "dcs-down", "dcs-stall", "cancel", "kill-server", "kill-backend", "peers-cut", "fail":
+	case "isolate", "cut", "part", "dcs-cut", "dcs-down", "dcs-stall", "cancel", "kill-server", "kill-backend", "peers-cut":
 		return undo // it has to cope with them
+	case "fail":
+		if !strings.HasPrefix(i.Args[1], "stop") {
+			return undo
+		}
 	}
 	h := s.hostOf(i)
 	if h == nil {
@@ -199,6 +203,13 @@ func (s *simulation) beginOther(i Incident, h *host) (undo func()) {
 	case "peers-cut":
 		w.CutPeers(h.name)
 		return func() { w.HealPeers(h.name) }
+	case "hang":
+		until := w.now() + i.For
+		if i.For == 0 {
+			until = s.plan.Length
+		}
+		h.hanging = append(h.hanging, hang{effect: i.Args[1], until: until})
+		return func() {}
 	case "fail":
 		h.failing = append(h.failing, i.Args[1])
 		return func() {
@@ -207,6 +218,23 @@ func (s *simulation) beginOther(i Incident, h *host) (undo func()) {
 		}
 	}
 	return s.beginAtDesk(i, h)
+}
+
+// hang is that effects on a server which begin so do not end before a time.
+type hang struct {
+	effect string
+	until  time.Duration
+}
+
+// hangs is how long an effect on the host's server takes at least.
+func (h *host) hangs(effect string) time.Duration {
+	var longest time.Duration
+	for _, hang := range h.hanging {
+		if strings.HasPrefix(effect, hang.effect) {
+			longest = max(longest, hang.until-h.world.now())
+		}
+	}
+	return longest
 }
 
 // failure is what comes of an effect on the host's server: it fails if it begins

@@ -54,7 +54,7 @@ var verbs = map[string]int{
 	"crash": 1, "kill-agent": 1, "kill-server": 1, "pause-agent": 1, "pause-host": 1, "suspend": 1,
 	"isolate": 1, "cut": 2, "part": 2, "dcs-cut": 1, "dcs-down": 0, "dcs-stall": 0, "expire": 1,
 	"wall": 2, "rate": 2, "freeze": 2, "cancel": 1, "lose-disk": 1,
-	"pause-replay": 1, "kill-backend": 1, "peers-cut": 1, "fail": 2,
+	"pause-replay": 1, "kill-backend": 1, "peers-cut": 1, "fail": 2, "hang": 2,
 	// Operators.
 	"switchover": 1, "cancel-switchover": 0, "garbage": 1, "storm": 0,
 	"maintenance-on": 0, "maintenance-off": 0, "manual-stop": 1,

@@ -73,7 +73,7 @@ type controller struct {
 
 // Stop implements ha.Starter.
 func (c *controller) Stop(ctx context.Context, mode pg.StopMode) error {
-	if err := c.agent.effect(ctx, "stop/ask", func() error { return nil }); err != nil {
+	if err := c.agent.effect(ctx, "stop/ask", c.agent.host, func() error { return nil }); err != nil {
 		return fmt.Errorf("stop: %w", err)
 	}
 	return c.Controller.Stop(ctx, mode)
@@ -177,7 +177,7 @@ func (r *runner) Now() time.Time { return r.agent.clock.Now() }
 
 // Effect takes its time, and then fails if an incident says so.
 func (r *runner) Effect(ctx context.Context, name string) error {
-	return r.agent.effect(ctx, name, func() error {
+	return r.agent.effect(ctx, name, r.host, func() error {
 		if strings.HasPrefix(name, "look/") {
 			return nil
 		}

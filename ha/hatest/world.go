@@ -257,10 +257,10 @@ func (a *agent) await(ctx context.Context, what string, cond func() bool, limit 
 
 // effect is the Effect of a model's runner: it takes its time. Due is called by
 // the driver right before the agent goes on, with its error.
-func (a *agent) effect(ctx context.Context, name string, due func() error) error {
+func (a *agent) effect(ctx context.Context, name string, on *host, due func() error) error {
 	w := a.world
 	_, err := a.exchange(ctx, "effect", name, func(t *task, id digest) {
-		t.finish(w.now()+w.took(name, id), id, func() string { return a.name + " does " + name }, due)
+		t.finish(w.now()+max(w.took(name, id), on.hangs(name)), id, func() string { return a.name + " does " + name }, due)
 	})
 	return err
 }
