@@ -117,6 +117,7 @@ func (n *Node) endOffice(ctx context.Context, stopped bool, cause error) {
 		stopped = o.stopErr == nil
 	}
 	if stopped {
+		o.warrant.leave(fmt.Errorf("term %d: %w", o.Term, cause)) // its end is no surprise
 		bounded, cancel := n.request(ctx, "release of the leader lock")
 		err := n.cfg.Effects.run("office/release", func() error { return o.Lease.Release(bounded) })
 		cancel()
