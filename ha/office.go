@@ -69,10 +69,11 @@ func (n *Node) enterOffice(ctx context.Context, won *Office) {
 		defer close(o.guarded)
 		o.stopErr = o.warrant.guard(func(cause error) error {
 			o.cancel(cause)
-			n.cfg.Logger.WarnContext(ctx, "no warrant any more, server is stopped", "term", o.Term, "cause", cause)
+			term := o.warrant.term() // o itself belongs to the loop
+			n.cfg.Logger.WarnContext(ctx, "no warrant any more, server is stopped", "term", term, "cause", cause)
 			err := n.cfg.Postgres.Stop(context.WithoutCancel(ctx), pg.StopImmediate)
 			if err != nil {
-				n.cfg.Logger.ErrorContext(ctx, "server not stopped", "term", o.Term, "error", err)
+				n.cfg.Logger.ErrorContext(ctx, "server not stopped", "term", term, "error", err)
 			}
 			return err
 		})

@@ -167,6 +167,13 @@ func (w *warrant) leave(cause error) {
 	w.poke()
 }
 
+// term is the one that the warrant is for now.
+func (w *warrant) term() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.request.Term
+}
+
 func (w *warrant) hasLeft() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
