@@ -19,9 +19,10 @@
 //
 // Run makes a World with an Agent of yours on each host: any function that
 // touches the world through its Env only (Store, Clock, Wall, Rand, Disk,
-// Postgres, Logger). The function given to Run drives it: World.Start,
-// World.RunFor, World.RunUntil, World.KillAgent, World.Cut. What must hold is
-// looked at by the condition of RunUntil, after everything that happens.
+// Postgres, Peers, Logger), and lets others ask it by Env.Serve. The function
+// given to Run drives it: World.Start, World.RunFor, World.RunUntil,
+// World.KillAgent, World.Cut, and World.Operate for what operators do. What must
+// hold is looked at by the condition of RunUntil, after everything that happens.
 //
 // An agent's goroutines must end when its context does and its calls fail, must
 // not hold a mutex while they wait, and must not let the order of a map, or a
@@ -30,10 +31,13 @@
 // # Simulating clusters
 //
 // Simulate runs ha.Node, by a Plan: configuration, and incidents that happen at
-// a time or at a crash point. NewPlan draws one from a seed; a Plan is text
-// (ParsePlan), and a failure is kept as a Plan, not as a seed. Clients insert
-// rows, some into whichever server takes them and one into each server. After a
-// time everything is healed, and the cluster must become well in bounded time.
+// a time or at a crash point. Incidents are faults, and what operators do:
+// switchovers, maintenance, servers stopped by hand, rubbish in the records.
+// NewPlan draws one from a seed; a Plan is text (ParsePlan), and a failure is
+// kept as a Plan, not as a seed. A Plan can expect more than must always hold:
+// see Expectation. Clients insert rows, some into whichever server takes them and
+// one into each server. After a time everything is healed, and the cluster must
+// become well in bounded time.
 //
 // Oracles look at the model and the store, never at agents:
 //
@@ -43,11 +47,18 @@
 //   - a node acknowledges nothing that a newer primary does not have;
 //   - no two servers are ever primary of one timeline, and each was reserved;
 //   - office is taken with R votes that do not surpass the winner, none of them
-//     by a node that still receives, or with the vote of the recorded primary;
+//     by a node that still receives, or with the vote of the recorded primary; or
+//     it was handed over; or its holder has never stopped: then its server runs;
+//   - an office is handed over when no process of the old primary is left and the
+//     successor holds all of its WAL; the old primary then follows as it is;
+//   - when office is taken no other server serves, unless its agent is dead,
+//     disturbed, or has a wrong clock;
+//   - who has promised a primary not to vote does not while that counts on it;
+//   - in maintenance nobody changes roles, and no agent starts or stops a server;
 //   - records are written under the revision that they replace, and what only
 //     the leader writes under its token;
-//   - when all trouble has ended, one primary, all others stream from it, and the
-//     quorum is whole.
+//   - when all trouble has ended, one primary, all others stream from it, the
+//     quorum is whole, no switchover is open and no maintenance on.
 //
 // A run that did not become well can be excused, by a predicate over the model
 // that has a name. Excuses are counted.
@@ -64,9 +75,12 @@
 //	go test -v ./ha/hatest -run 'TestPlan$' -args -plan FILE
 //	go test -v ./ha/hatest -run 'TestPlan$' -args -plan seed:17
 //
-// Everything in testdata/plans, the planted defects, and the speed:
+// Everything in testdata/plans (row-*.plan is the matrix of scenarios of pgconsul's
+// tests, as they are meant here), each crash point and each pair of them, the
+// planted defects, and the speed:
 //
 //	go test -v ./ha/hatest -run TestPlans
+//	go test -v -timeout 0 ./ha/hatest -run 'CrashPoints' -args -sweep
 //	go test -v ./ha/hatest -run TestMutants
 //	go test ./ha/hatest -run '^$' -bench Simulation
 package hatest
