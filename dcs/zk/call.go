@@ -105,17 +105,17 @@ var verdicts = []struct{ said, proof error }{
 
 // Answers that the client has no names for.
 var (
-	errNotReadOnly             = errCode(-119)
-	errEphemeralOnLocalSession = errCode(-120)
-	errSaslRequired            = errCode(-124)
-	errQuotaExceeded           = errCode(-125)
-	errThrottled               = errCode(-127)
+	errNotReadOnly             = codeError(-119)
+	errEphemeralOnLocalSession = codeError(-120)
+	errSaslRequired            = codeError(-124)
+	errQuotaExceeded           = codeError(-125)
+	errThrottled               = codeError(-127)
 )
 
-// errCode is an answer by its number.
-type errCode int
+// codeError is an answer by its number.
+type codeError int
 
-func (e errCode) Error() string { return fmt.Sprintf("unknown error: %d", int(e)) }
+func (e codeError) Error() string { return fmt.Sprintf("unknown error: %d", int(e)) }
 
 // verdict says what err proves about a write that has been handed to the client.
 func verdict(err error) error {

@@ -311,7 +311,7 @@ func TestCloseEndsAWaitForAConnection(t *testing.T) {
 	for range 2 { // both are under way
 		conn, err := silent.Accept()
 		require.NoError(t, err)
-		defer conn.Close()
+		defer func() { require.NoError(t, conn.Close()) }()
 	}
 	require.NoError(t, s.Close())
 	requireOnly(t, <-result, dcs.ErrClosed)

@@ -25,7 +25,8 @@
 // node that still exists is the incarnation that was read. A Commit reads,
 // decides, and has the ensemble carry it out under the condition that what it
 // has read still holds; when that fails it reads again. Folders stay for ever:
-// whoever removes one, removes it while no client runs.
+// whoever removes one, removes it while no client runs. Whoever creates a node
+// by hand sets the data of its folder too, to anything.
 //
 // A key that is moved to another session becomes another incarnation, with a
 // greater creation: ephemeral nodes cannot change hands. A transaction can write

@@ -74,7 +74,7 @@ func startFake(t *testing.T, f *fakeServer) string {
 			f.mu.Unlock()
 			f.opened.Add(1)
 			f.work.Go(func() {
-				defer conn.Close()
+				defer func() { _ = conn.Close() }()
 				if err := f.serve(conn); errors.Is(err, io.EOF) && f.ended != nil {
 					f.ended()
 				}
@@ -146,11 +146,11 @@ func (f *fakeServer) handle(conn net.Conn, xid, op int32, body []byte) error {
 		f.closes.Add(1)
 	}
 	code := int32(0)
-	if f.answer != nil {
+	switch {
+	case f.answer != nil:
 		code = f.answer(op, body)
-	} else if op == opExists && bytes.Contains(body, []byte("/:")) {
-		code = noNode
-	} else if op == opExists && bytes.Contains(body, []byte("/%sessions/0x")) && f.closes.Load() > 0 {
+	case op == opExists && bytes.Contains(body, []byte("/:")),
+		op == opExists && bytes.Contains(body, []byte("/%sessions/0x")) && f.closes.Load() > 0:
 		code = noNode
 	}
 	switch {

@@ -104,7 +104,7 @@ func (h *hosts) look(ctx context.Context) error {
 			found = append(found, target{address: net.JoinHostPort(address, port), host: host})
 		}
 	}
-	rand.Shuffle(len(found), func(i, j int) { found[i], found[j] = found[j], found[i] })
+	rand.Shuffle(len(found), func(i, j int) { found[i], found[j] = found[j], found[i] }) //nolint:gosec // not a secret
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.rounds++

@@ -44,14 +44,18 @@ func (t tree) session(id int64) string { return t.path(sessionsFolder + "/" + st
 func (t tree) place(key string) place {
 	segments := strings.Split(key[1:], "/")
 	n := min(maxFolders, len(segments)-1)
-	folder, name := "", ""
-	for _, segment := range segments[:n] {
-		folder += "/" + escapeFolder(segment)
+	for i, segment := range segments {
+		if i < n {
+			segments[i] = escapeFolder(segment)
+		} else {
+			segments[i] = escape(segment)
+		}
 	}
-	for _, segment := range segments[n:] {
-		name += ":" + escape(segment)
+	folder := ""
+	if n > 0 {
+		folder = "/" + strings.Join(segments[:n], "/")
 	}
-	return place{folder: t.path(folder), node: t.path(folder + "/" + name)}
+	return place{folder: t.path(folder), node: t.path(folder + "/:" + strings.Join(segments[n:], ":"))}
 }
 
 // folder is a folder that is walked for the keys in it.
@@ -91,14 +95,15 @@ func (f folder) keyOf(name string) (string, bool) {
 	if !strings.HasPrefix(name, ":") {
 		return "", false
 	}
-	key := f.key
-	for escaped := range strings.SplitSeq(name[1:], ":") {
+	segments := strings.Split(name[1:], ":")
+	for i, escaped := range segments {
 		segment, err := url.PathUnescape(escaped)
 		if err != nil {
 			return "", false
 		}
-		key += "/" + segment
+		segments[i] = segment
 	}
+	key := f.key + "/" + strings.Join(segments, "/")
 	// Somebody else's node can have any name.
 	if dcs.ValidateKey(key) != nil || f.tree.place(key).node != f.child(name) {
 		return "", false

@@ -26,11 +26,11 @@ type link struct {
 	ctx    context.Context // ends when the link is over; its lifetime is the link's
 	cancel context.CancelFunc
 	done   chan struct{} // closed when nothing of the link is left
-	calls  sync.WaitGroup
 
 	mu      sync.Mutex
 	over    error         // why the link is over, nil while it is not
 	polite  bool          // the server is told
+	calls   int           // of the client that are under way
 	wires   int           // how many there have been
 	wire    *wire         // the latest
 	retired []*wire       // cut, and not ended yet
@@ -187,12 +187,13 @@ func (l *link) connected() {
 		l.broadcast()
 		return
 	}
-	n := l.wires
-	l.calls.Go(func() { l.authenticate(n) })
+	l.calls++
+	go l.authenticate(l.wires)
 }
 
 // authenticate presents the credentials on the n-th wire.
 func (l *link) authenticate(n int) {
+	defer l.leave()
 	err := l.conn.AddAuth("digest", []byte(l.cfg.Username+":"+l.cfg.Password))
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -246,12 +247,15 @@ func (l *link) why() error {
 	return l.over
 }
 
-// reap takes the client down when the link is over.
+// reap takes the client down when the link is over. The client must not be
+// closed while calls are under way: it may then answer one of them twice, and
+// stand still for ever if nobody takes the second answer. Calls end with the
+// wire, or when the client next looks for another one.
 func (l *link) reap(events <-chan zk.Event) {
 	defer close(l.done)
 	<-l.ctx.Done()
 	l.mu.Lock()
-	w, usable := l.wire, l.ready != 0 && l.ready == l.wires
+	w, usable := l.wire, l.ready != 0 && l.ready == l.wires && l.calls == 0
 	polite := l.polite
 	l.mu.Unlock()
 	switch {
@@ -261,8 +265,17 @@ func (l *link) reap(events <-chan zk.Event) {
 	case !polite:
 		w.mute()
 	}
+	l.awaitCalls()
 	l.conn.Close() // sends the end of the session, and waits a second at most
+	l.endWires()
+	for range events { // until the client's last goroutine ends
+	}
+}
+
+// endWires ends what may still be open.
+func (l *link) endWires() {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.wire != nil {
 		l.wire.end()
 	}
@@ -270,10 +283,19 @@ func (l *link) reap(events <-chan zk.Event) {
 		w.end()
 	}
 	l.retired = nil
-	l.mu.Unlock()
-	for range events { //nolint:revive // The client closes it when its last goroutine ends.
+}
+
+// awaitCalls returns when no call is under way any more.
+func (l *link) awaitCalls() {
+	for {
+		l.mu.Lock()
+		calls, changed := l.calls, l.changed
+		l.mu.Unlock()
+		if calls == 0 {
+			return
+		}
+		<-changed
 	}
-	l.calls.Wait()
 }
 
 // await returns nil when calls can be sent, through a wire later than the given
@@ -318,8 +340,18 @@ func (l *link) begin() error {
 	if l.over != nil {
 		return fmt.Errorf("%w: %w", errLinkEnded, l.over)
 	}
-	l.calls.Add(1)
+	l.calls++
 	return nil
+}
+
+// leave counts a call out.
+func (l *link) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.calls--
+	if l.over != nil && l.calls == 0 {
+		l.broadcast()
+	}
 }
 
 // do runs a call of the client, none of which takes a context. When ctx ends
@@ -335,7 +367,7 @@ func do[T any](ctx context.Context, l *link, f func(*zk.Conn) (T, error)) (T, er
 	}
 	answered := make(chan result, 1)
 	go func() {
-		defer l.calls.Done()
+		defer l.leave()
 		value, err := f(l.conn)
 		answered <- result{value, err}
 	}()

@@ -34,7 +34,7 @@ type Store struct {
 	since    time.Time
 	links    map[*link]bool // that are not over
 	sessions map[int64]*session
-	ended    map[int64]bool // ids of sessions that were ours
+	ended    map[int64]bool // ids of sessions that were ours: what little there is to remember of each
 }
 
 var _ dcs.Store = (*Store)(nil)
