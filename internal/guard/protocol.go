@@ -2,6 +2,7 @@ package guard
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -170,7 +171,7 @@ var (
 	ErrWatchdog = &Error{Code: "watchdog"}
 )
 
-func (e *Error) Error() string { return e.Text }
+func (e *Error) Error() string { return cmp.Or(e.Text, e.Code) }
 
 // Is reports whether target is a refusal for the same reason.
 func (e *Error) Is(target error) bool {
