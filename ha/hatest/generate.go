@@ -92,7 +92,9 @@ var points = []string{
 	"election/open", "election/pledge", "election/fence", "election/vote", "election/name", "election/take-over",
 	"server/promote", "server/open-gate", "server/start-standby", "server/stop", "office/switch", "office/publish", "office/release",
 	"follow/pledge", "follow/point", "follow/fence", "rejoin/begin", "rejoin/rewind", "rejoin/clone", "server/start-primary",
-	"office/rewrite-quorum", "bootstrap/init", "bootstrap/records",
+	"office/rewrite-quorum", "office/pledge", "office/return", "office/take-up", "office/vacate", "bootstrap/init", "bootstrap/records",
+	"switchover/accept", "switchover/fail", "switchover/stopping", "switchover/yield", "switchover/pledge", "switchover/commit",
+	"switchover/pledge-own", "switchover/roll-back", "switchover/finish", "maintenance/confirm",
 	"quorum/write record", "quorum/write setting", "quorum/read barrier", "quorum/checkpoint",
 }
 
@@ -364,7 +366,8 @@ var planned = []func(p *Plan, r *rand.Rand) []Incident{
 	},
 	func(p *Plan, r *rand.Rand) []Incident { // for which there is a reason
 		return []Incident{
-			{Verb: "maintenance-on", For: 2 * long(p, r)}, {Verb: "manual-stop", Args: []string{target(p, r)}, For: span(p, r)},
+			{Verb: "maintenance-on", For: 2 * long(p, r)},
+			{Verb: "manual-stop", Args: []string{target(p, r)}, For: span(p, r)},
 			ousters[r.IntN(len(ousters))].draw(p, r),
 		}
 	},

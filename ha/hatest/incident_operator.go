@@ -93,7 +93,7 @@ func (s *simulation) storm(i Incident) {
 	kinds := slices.Sorted(maps.Keys(rubbish))
 	id := newDigest().str("storm").num(uint64(w.now())) //nolint:gosec // not negative
 	for at := time.Duration(0); at < i.For; {
-		id = id.num(uint64(at)) //nolint:gosec // not negative
+		id = id.num(uint64(at))
 		roll := func(what string, n int) int { return int(s.workload.of(what, id).unit() * float64(n)) }
 		do := Incident{Verb: "switchover", Args: []string{"best"}}
 		switch roll("what", 6) {
