@@ -75,9 +75,10 @@ func setTimer(timer *os.File, at int64) {
 		return // it is closed
 	}
 	_ = conn.Control(func(fd uintptr) { // it fails for a closed file only
-		// It cannot fail: the timer is open, and the time is neither negative nor
-		// out of range.
-		_, _, _ = syscall.Syscall6(syscall.SYS_TIMERFD_SETTIME, fd, timerAbsolute, uintptr(unsafe.Pointer(&spec)), 0, 0, 0) //nolint:gosec // the kernel reads the time there
+		_, _, errno := syscall.Syscall6(syscall.SYS_TIMERFD_SETTIME, fd, timerAbsolute, uintptr(unsafe.Pointer(&spec)), 0, 0, 0) //nolint:gosec // the kernel reads the time there
+		if errno != 0 {
+			panic("set a timer: " + errno.Error()) // without it the deadline would pass unseen
+		}
 	})
 }
 

@@ -30,7 +30,7 @@ const patience = 60 * time.Second
 // not reach.
 const (
 	soon  = guard.Duration(300 * time.Millisecond)
-	later = guard.Duration(3 * time.Second)
+	later = guard.Duration(2 * time.Second)
 	never = guard.Duration(time.Hour)
 )
 
@@ -43,13 +43,14 @@ type program struct {
 	cmd    *exec.Cmd
 	lines  *bufio.Scanner
 	log    string // its standard error
-	exited chan error
+	exited chan struct{}
+	err    error // how; to be read once exited is closed
 }
 
 // startProgram starts the test binary in a role; uid below zero is this user.
 func startProgram(tb testing.TB, role string, o order, uid int) *program {
 	tb.Helper()
-	p := &program{tb: tb, cmd: exec.Command(executable(tb)), log: filepath.Join(tb.TempDir(), role+".log"), exited: make(chan error, 1)}
+	p := &program{tb: tb, cmd: exec.Command(executable(tb)), log: filepath.Join(tb.TempDir(), role+".log"), exited: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), noSleep, roleVariable+"="+role, orderVariable+"="+text(tb, o))
 	p.cmd.Dir = "/"
 	stderr, err := os.Create(p.log)
@@ -66,7 +67,10 @@ func startProgram(tb testing.TB, role string, o order, uid int) *program {
 	require.NoError(tb, p.cmd.Start())
 	require.NoError(tb, writer.Close())
 	p.lines = bufio.NewScanner(out)
-	go func() { p.exited <- p.cmd.Wait() }()
+	go func() {
+		defer close(p.exited)
+		p.err = p.cmd.Wait()
+	}()
 	tb.Cleanup(func() {
 		p.kill()
 		require.NoError(tb, out.Close())
@@ -132,21 +136,18 @@ func (p *program) thaw() {
 }
 
 func (p *program) kill() {
-	if p.cmd.ProcessState == nil {
-		_ = p.cmd.Process.Kill()
-		p.exited <- <-p.exited // for whoever asks next
-	}
+	_ = p.cmd.Process.Kill() // it may have ended
+	<-p.exited
 }
 
 // code waits for the end of the program and returns its exit code.
 func (p *program) code() int {
 	p.tb.Helper()
 	select {
-	case err := <-p.exited:
-		p.exited <- err
+	case <-p.exited:
 		exit := (*exec.ExitError)(nil)
-		if err != nil && !errors.As(err, &exit) {
-			require.NoError(p.tb, err)
+		if p.err != nil && !errors.As(p.err, &exit) {
+			require.NoError(p.tb, p.err)
 		}
 		return p.cmd.ProcessState.ExitCode()
 	case <-time.After(patience):
@@ -228,13 +229,22 @@ func (h *host) order(what string, left guard.Duration) guard.Start {
 	return start
 }
 
-// start starts a server and returns its process id when it is up.
+// start starts a server and returns its process id when it is up, with so much
+// left from then on; zero: not writable.
 func (h *host) start(client *guard.Client, what string, left guard.Duration) int {
 	h.tb.Helper()
-	pid, err := client.Start(h.ctx(), h.order(what, left))
+	from := guard.Duration(0)
+	if left != 0 {
+		from = never
+	}
+	pid, err := client.Start(h.ctx(), h.order(what, from))
 	require.NoError(h.tb, err)
 	h.tb.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
 	h.awaitServer("ready")
+	if left != 0 {
+		_, err = client.SetDeadline(h.ctx(), guard.Deadline{Left: left})
+		require.NoError(h.tb, err)
+	}
 	return pid
 }
 
@@ -418,7 +428,7 @@ func TestAgentFails(t *testing.T) {
 			agent := startProgram(t, "agent", order{
 				Guard: setup{Socket: h.socket}, Left: time.Duration(later), Every: 100 * time.Millisecond,
 			}, -1)
-			for range 35 { // longer than one deadline
+			for range 25 { // longer than one deadline
 				agent.await("moved")
 			}
 			require.True(t, lives(pid))
@@ -817,7 +827,7 @@ func TestRunWithoutAnAgent(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	h := &host{program: &program{tb: t}, dir: dir, server: filepath.Join(dir, "server.log")}
-	start := h.order("orphans", soon)
+	start := h.order("orphans", later)
 	h.program = startProgram(t, "guard", order{Guard: setup{Start: &start, KillAfter: 100 * time.Millisecond}}, -1)
 	h.await("ready")
 	h.awaitServer("ready")

@@ -14,7 +14,9 @@ const (
 // Now reads both clocks.
 func Now() Instant {
 	var boot syscall.Timespec
-	// It cannot fail: the clock exists since Linux 2.6.39, and the address is ours.
-	_, _, _ = syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, clockBoottime, uintptr(unsafe.Pointer(&boot)), 0) //nolint:gosec // the kernel writes the time there
+	_, _, errno := syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, clockBoottime, uintptr(unsafe.Pointer(&boot)), 0) //nolint:gosec // the kernel writes the time there
+	if errno != 0 {
+		panic("read the clock: " + errno.Error()) // it exists since Linux 2.6.39; without it there is no deadline
+	}
 	return Instant{Boot: boot.Nano(), Wall: time.Now().UnixNano()}
 }

@@ -175,7 +175,7 @@ func (e *Error) Error() string { return cmp.Or(e.Text, e.Code) }
 
 // Is reports whether target is a refusal for the same reason.
 func (e *Error) Is(target error) bool {
-	other, ok := target.(*Error) //nolint:errorlint // an Is method looks at one error, not at a chain
+	other, ok := target.(*Error)
 	return ok && other.Code == e.Code
 }
 

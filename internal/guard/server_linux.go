@@ -130,7 +130,7 @@ func children() []int {
 		if err != nil {
 			continue
 		}
-		stat, err := os.ReadFile("/proc/" + name + "/stat")
+		stat, err := os.ReadFile("/proc/" + name + "/stat") //nolint:gosec // a file of /proc
 		if err == nil && isLivingChild(stat, self) {
 			pids = append(pids, pid)
 		}

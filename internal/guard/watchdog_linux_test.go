@@ -100,9 +100,7 @@ func TestAlarmGoesByEitherClock(t *testing.T) {
 			require.Fail(t, "it does not fire", name)
 		}
 	}
-	a.set(now.Add(1<<63-1), true)
 	a.set(Instant{}, false)
-	require.Empty(t, a.fired)
 }
 
 func TestConfigIsChecked(t *testing.T) {
