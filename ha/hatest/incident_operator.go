@@ -133,6 +133,9 @@ func (s *simulation) manualStop(h *host) (undo func()) {
 	return func() {
 		s.operate(func(ctx context.Context, d *desk) error {
 			return d.onServer(ctx, s.servers, h.name, func(ctx context.Context, k *controller) error {
+				if s.servers.cluster.Server(h.name).Process == pg.ProcessRunning {
+					return nil // somebody else has started it since
+				}
 				if server.Role != pg.RolePrimary {
 					return k.StartStandby(ctx, upstream)
 				}
