@@ -103,7 +103,7 @@ func lockTokenGrows(b *lockBench) {
 func lockGuardFences(b *lockBench) {
 	t := b.t
 	a, _ := b.node(patient)
-	other, _ := b.node(patient)
+	other, f := b.node(patient)
 	old := b.acquire(a, "a")
 	require.NoError(t, b.write(old))
 	require.NoError(t, old.Release(b.ctx))
@@ -113,7 +113,7 @@ func lockGuardFences(b *lockBench) {
 	require.NoError(t, b.write(lease))
 
 	// A lock's value may be rewritten by its holder, and stays guarded as before.
-	_, err := b.admin.Commit(b.ctx, dcs.Txn{
+	_, err := f.Commit(b.ctx, dcs.Txn{
 		If: []dcs.Guard{lease.Guard()}, Then: []dcs.Op{{Key: b.key, Value: []byte("b too"), Session: lease.Session()}},
 	})
 	require.NoError(t, err)
@@ -244,13 +244,15 @@ func lockHoldReleasesAfterWork(b *lockBench) {
 	ctx, cancel := context.WithCancel(b.ctx)
 	returned := make(chan error, 1)
 	tired := errors.New("tired")
-	begun, stopping, finish := make(chan *ha.Lease, 1), make(chan struct{}), make(chan struct{})
+	begun, stopping := make(chan *ha.Lease, 1), make(chan struct{})
+	finish, finishWork := context.WithCancel(b.ctx)
+	defer finishWork()
 	go func() {
 		returned <- a.Hold(ctx, b.key, []byte("a"), func(ctx context.Context, ls *ha.Lease) error {
 			begun <- ls
 			<-ctx.Done()
 			close(stopping)
-			<-finish
+			<-finish.Done()
 			assert.NoError(t, ls.Check())
 			return tired
 		})
@@ -265,7 +267,7 @@ func lockHoldReleasesAfterWork(b *lockBench) {
 	require.NoError(t, lease.Check(), "the lock was let go while the work runs")
 	b.shows(lease)
 	b.refused(other)
-	close(finish)
+	finishWork()
 	require.ErrorIs(t, <-returned, tired)
 	_, exists := b.read(b.key)
 	require.False(t, exists)
@@ -503,12 +505,14 @@ func lockCloseReleasesAll(b *lockBench) {
 	plain, err := l.Acquire(b.ctx, b.key+"-plain", nil)
 	require.NoError(t, err)
 	returned := make(chan error, 1)
-	begun, finish := make(chan struct{}), make(chan struct{})
+	begun := make(chan struct{})
+	finish, finishWork := context.WithCancel(b.ctx)
+	defer finishWork()
 	go func() {
 		returned <- l.Hold(b.ctx, b.key, nil, func(ctx context.Context, ls *ha.Lease) error {
 			close(begun)
 			<-ctx.Done()
-			<-finish
+			<-finish.Done()
 			return errors.Join(context.Cause(ctx), ls.Check(), plain.Check())
 		})
 	}()
@@ -517,7 +521,7 @@ func lockCloseReleasesAll(b *lockBench) {
 	go func() { closed <- l.Close(b.ctx) }()
 	renewals := f.count(callRenew)
 	b.until("all is renewed while work goes on", func() bool { return f.count(callRenew) > renewals })
-	close(finish)
+	finishWork()
 	require.EqualError(t, <-returned, ha.ErrClosed.Error(), "both were in force until the work had returned")
 	require.NoError(t, <-closed)
 	require.ErrorIs(t, plain.Check(), ha.ErrReleased)

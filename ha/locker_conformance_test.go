@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -16,6 +15,7 @@ import (
 	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/dcs/etcd"
 	"github.com/pghad/pghad/dcs/memory"
+	"github.com/pghad/pghad/dcs/zk"
 	"github.com/pghad/pghad/ha"
 	"github.com/pghad/pghad/internal/testbed"
 )
@@ -50,6 +50,17 @@ var lockBackends = []lockBackend{
 			}
 		},
 	},
+	{
+		name:    "zookeeper",
+		leaf:    inRealTime,
+		nowhere: func(ctx context.Context) (dcs.Store, error) { return openZooKeeper(ctx, "127.0.0.1:1") },
+		start: func(t *testing.T) func(*testing.T) lockConnect {
+			server := testbed.StartZooKeeper(t)
+			return func(*testing.T) lockConnect {
+				return func(ctx context.Context) (dcs.Store, error) { return openZooKeeper(ctx, server.Address()) }
+			}
+		},
+	},
 }
 
 func memoryBackend(name string, cfg memory.Config) lockBackend {
@@ -77,6 +88,14 @@ func openEtcd(ctx context.Context, endpoints ...string) (dcs.Store, error) {
 	s, err := etcd.Open(ctx, etcd.Config{Endpoints: endpoints})
 	if err != nil {
 		return nil, err //nolint:wrapcheck // names the endpoints
+	}
+	return s, nil
+}
+
+func openZooKeeper(ctx context.Context, servers ...string) (dcs.Store, error) {
+	s, err := zk.Open(ctx, zk.Config{Servers: servers})
+	if err != nil {
+		return nil, err //nolint:wrapcheck // names the servers
 	}
 	return s, nil
 }
@@ -136,7 +155,7 @@ func newLockBench(t *testing.T, connect lockConnect, name string) *lockBench {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), casePatience)
 	t.Cleanup(cancel)
-	b := &lockBench{t: t, ctx: ctx, connect: connect, key: "/locks/" + strings.ReplaceAll(name, "/", "-")}
+	b := &lockBench{t: t, ctx: ctx, connect: connect, key: "/locks/" + name + "/lock"}
 	b.admin = b.open()
 	return b
 }
@@ -208,7 +227,10 @@ func (b *lockBench) renewed(lease *ha.Lease, n int) {
 	b.t.Helper()
 	for range n {
 		until := lease.Until()
-		b.until("the lease is renewed", func() bool { return lease.Until().After(until) })
+		b.until("the lease is renewed", func() bool {
+			require.NoError(b.t, lease.Check())
+			return lease.Until().After(until)
+		})
 	}
 	require.NoError(b.t, lease.Check())
 }
