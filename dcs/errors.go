@@ -18,8 +18,12 @@ var (
 	// may still be carried out later.
 	ErrAmbiguous = errors.New("outcome unknown")
 	// ErrInvalid says that the call itself is wrong (malformed key, impossible
-	// TTL, contradictory transaction); surely nothing was sent.
+	// TTL, contradictory transaction, beyond a limit); surely nothing was done.
 	ErrInvalid = errors.New("invalid request")
 	// ErrClosed says that the store has been closed.
 	ErrClosed = errors.New("store closed")
 )
+
+// ErrNewer says that a record was written in a newer format than this program
+// reads. It is an error of Record, not of a store.
+var ErrNewer = errors.New("record of a newer format")

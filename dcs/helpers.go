@@ -3,6 +3,7 @@ package dcs
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // At is the guard that says "as I read it": the key's last write has revision
@@ -46,10 +47,34 @@ func Delete(ctx context.Context, s Store, key string, rev Revision) error {
 }
 
 // Put writes a key whatever it holds now, and unbinds it from any session. It
-// overwrites what others wrote, so it is for keys with one writer, for
-// operators' tools and for tests. The errors are those of Store.Commit.
+// overwrites what others wrote, and one whose outcome is unknown may land at any
+// time later, over whatever is there then. So it is for keys with one writer,
+// for operators' tools and for tests. The errors are those of Store.Commit.
 func Put(ctx context.Context, s Store, key string, value []byte) (Revision, error) {
 	return s.Commit(ctx, Txn{Then: []Op{{Key: key, Value: value}}})
+}
+
+// Settle ends the doubt about a key after ErrAmbiguous: it reads the key and
+// writes the same value again under the revision just read. After nil, no
+// earlier write that was guarded by a revision of the key can land any more, and
+// what is returned can be built on. Settle binds the key to the session that it
+// is bound to now.
+//
+// ErrNotFound: the key does not exist, and a creation of unknown outcome may
+// still land; what makes that impossible is to create the key. ErrConflict:
+// somebody else has written it meanwhile; Settle may be called again. The other
+// errors are those of Store.Get and Store.Commit.
+func Settle(ctx context.Context, s Store, key string) (KV, error) {
+	kv, err := s.Get(ctx, key)
+	if err != nil {
+		return KV{}, fmt.Errorf("settle %s: %w", key, err)
+	}
+	rev, err := CompareAndSwap(ctx, s, key, kv.Revision, kv.Value, kv.Session)
+	if err != nil {
+		return KV{}, fmt.Errorf("settle %s: %w", key, err)
+	}
+	kv.Revision = rev
+	return kv, nil
 }
 
 // SurelyNotDone reports whether err proves that a write was not carried out
