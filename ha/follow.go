@@ -114,6 +114,9 @@ func (n *Node) keepFollowing(ctx context.Context, v look, term record.Term, up p
 	case !v.standby():
 		n.why = fmt.Sprintf("the server is %s and its health %s %s", v.server.Process, v.server.Health, v.server.Err)
 		return shortPause, nil
+	case !streamsAs(v.server, up.Name):
+		n.following = following{} // somebody else has pointed it elsewhere
+		return 0, nil
 	case v.server.Streams():
 		n.dry, n.turns = time.Time{}, 0
 	default:

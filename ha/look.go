@@ -123,10 +123,17 @@ func (n *Node) forgotten(records record.Cluster) string {
 	}
 }
 
-// mine reports whether `leader` is the holding that this node remembers.
-func (v look) mine(local LocalState) bool {
-	leader, state, mark := v.records.Leader, v.records.Failover.Value, local.Office
-	return leader.Held() && leader.Created == mark.Token && state.ID == mark.Term && state.Nonce == mark.Nonce
+// own is the holding of `leader` that stands, if it is this node's: the one that
+// it remembers; or one of a term whose number it has made up itself, with a nonce
+// that nobody else knew, by a transaction to which there was no reply.
+func (v look) own(local LocalState, name string) (OfficeMark, bool) {
+	leader, state := v.records.Leader, v.records.Failover.Value
+	stands := OfficeMark{Term: state.ID, Nonce: state.Nonce, Token: leader.Created}
+	if !leader.Held() || leader.Holder != name || state.Winner != local.Member(name) {
+		return stands, false // a number of its own may be that of a term which it has handed over
+	}
+	made := local.PledgeOwn && state.ID == local.Pledge && state.Nonce == local.PledgeNonce && state.Phase == record.PhaseTaken
+	return stands, stands == local.Office || made
 }
 
 // note keeps what others have to know of this look: whether maintenance is on,
@@ -184,7 +191,8 @@ func (v look) role(n *Node) role.View {
 	view.Initialized = v.records.Initialize.Value
 	view.Records = v.records.Quorum.Value.Version > 0 && v.records.Failover.Value.ID > 0
 	view.Leader = v.records.Leader.Holder
-	view.Mine = n.office == nil && v.mine(local)
+	_, own := v.own(local, n.cfg.Name)
+	view.Mine = n.office == nil && own
 	view.MayReturn = n.elector.mayReturn(v.records) == nil
 	if last, err := lastTerm(v.records); err == nil {
 		view.Serving = v.primary() && v.server.Timeline == last.Timeline

@@ -177,7 +177,7 @@ func (n *Node) stepDown(ctx context.Context, v look, cause error) error {
 // takeUp gives this node, whose server runs as the recorded primary, its term
 // back, or a new one. A server that could not be given one is stopped at once.
 func (n *Node) takeUp(ctx context.Context, v look) error {
-	office, err := n.warrantAnew(ctx, v, n.memory.State().Office)
+	office, err := n.warrantAnew(ctx, v)
 	if err != nil {
 		return errors.Join(err, n.stop(ctx, pg.StopImmediate))
 	}
@@ -185,12 +185,12 @@ func (n *Node) takeUp(ctx context.Context, v look) error {
 	return nil
 }
 
-// warrantAnew takes up the holding of `leader` that mark names, or returns to
-// office where nobody holds it.
-func (n *Node) warrantAnew(ctx context.Context, v look, mark OfficeMark) (*Office, error) {
+// warrantAnew takes up this node's own holding of `leader`, or returns to office
+// where nobody holds it.
+func (n *Node) warrantAnew(ctx context.Context, v look) (*Office, error) {
 	asked, cancel := timectx.With(ctx, n.cfg.Clock, 2*n.cfg.Timing.Request, "taking up `leader`")
 	defer cancel()
-	if v.records.Leader.Held() {
+	if mark, own := v.own(n.memory.State(), n.cfg.Name); own {
 		return n.elector.TakeUp(asked, v.records, mark)
 	}
 	return n.elector.Return(asked, v.records)
@@ -203,8 +203,9 @@ func (n *Node) regain(ctx context.Context, v look) (time.Duration, error) {
 	if o.Lease.Check() == nil {
 		n.release(ctx, o.Lease) // its key has vanished before its time
 	}
+	_, own := v.own(n.memory.State(), n.cfg.Name)
 	switch {
-	case leader.Held() && leader.Created != o.Lease.Token():
+	case leader.Held() && !own:
 		return 0, n.stepDown(ctx, v, fmt.Errorf("%w: %s holds `leader`", ErrFenced, leader.Holder))
 	case v.recorded().Primary != n.self():
 		return 0, n.stepDown(ctx, v, fmt.Errorf("%w: the recorded primary is %s", ErrFenced, v.recorded().Primary))
@@ -221,7 +222,7 @@ func (n *Node) regain(ctx context.Context, v look) (time.Duration, error) {
 		// The server might be stopped before the reply comes.
 		return shortPause, fmt.Errorf("too late to take `leader` again, the warrant ends in %s: %w", left.Round(time.Millisecond), err)
 	}
-	office, err := n.warrantAnew(ctx, v, OfficeMark{Term: o.Term, Nonce: o.Nonce, Token: o.Lease.Token()})
+	office, err := n.warrantAnew(ctx, v)
 	if err != nil {
 		return shortPause, err
 	}
