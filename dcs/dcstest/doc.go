@@ -2,8 +2,8 @@
 // ours, and other people's.
 //
 //	func TestConformance(t *testing.T) {
-//		dcstest.Run(t, dcstest.Harness{
-//			New:    func(t *testing.T) dcstest.Cluster { ... },
+//		dcstest.Run(t, dcstest.Harness[*cluster]{
+//			New:    func(t *testing.T) *cluster { ... },
 //			Traits: dcstest.Traits{MinTTL: time.Second, Linger: 5 * time.Second},
 //		})
 //	}
@@ -12,10 +12,26 @@
 // says in one sentence what that means for a user. The suite gives no false
 // alarms, and may miss a fault; run it with -race and repeatedly.
 //
-// What the backends honestly differ in is declared as Traits. Cases that need
-// to break something (the network, a server, a session) ask the Cluster for
-// that ability by a type assertion; a backend that lacks it skips them, loudly.
+// # Traits and abilities
 //
-// Every case keeps to keys of its own, so one backend may serve all of them at
-// once, also with keys of others in it.
+// What the backends honestly differ in is declared as Traits. Cases that break
+// something need a Cluster that can do so: Partitioner, ReplyDropper, Pauser,
+// LeaderKiller, FollowerKiller, SessionExpirer and Compacter are interfaces that
+// a Cluster may implement. Where one is missing, its cases are not registered,
+// and the log of the test says at its end what was left out. These cases run one
+// at a time after all others, and mend what they have broken, so that one
+// backend may serve the whole suite. Every case keeps to keys of its own, so
+// there may be keys of others in the backend too.
+//
+// With Harness.Lock the suite also runs whatever locks are made of the store
+// (ha.Locker, say) under each of these faults, and looks for two holders at once
+// in true time.
+//
+// # Tools
+//
+// The package has what the suite is made of, for tests of whoever uses a store:
+// Faulty is a store whose calls fail, hang, come late, come twice, or lose their
+// reply; Link is a path to a store that can be cut and healed; Terms finds two
+// holders of a lock at one instant; Memory is a backend in this process that has
+// nearly all abilities, and runs in a testing/synctest bubble.
 package dcstest

@@ -13,94 +13,99 @@ import (
 
 var sessionCases = []suiteCase{
 	{
-		"GrantedAtLeastAsAsked",
-		"a node believes that it holds its locks for longer than the store keeps them: two primaries.",
-		grantedAtLeastAsAsked,
+		name:    "GrantedAtLeastAsAsked",
+		meaning: "a node believes that it holds its locks for longer than the store keeps them: two primaries.",
+		run:     grantedAtLeastAsAsked,
 	},
 	{
-		"ImpossibleTTLIsRefused",
-		"a mistake in the configuration looks like an outage.",
-		func(t *testing.T, e *env) {
+		name:    "ImpossibleTTLIsRefused",
+		meaning: "a mistake in the configuration looks like an outage.",
+		run: func(t *testing.T, e *env) {
 			for _, ttl := range []time.Duration{0, -time.Second} {
 				_, err := e.client(t, "a").NewSession(e.ctx, ttl)
 				require.ErrorIs(t, err, dcs.ErrInvalid)
 			}
+			if e.traits.MaxTTL > 0 {
+				_, err := e.client(t, "a").NewSession(e.ctx, 10*e.traits.MaxTTL)
+				require.ErrorIs(t, err, dcs.ErrInvalid)
+				e.namesValueAndLimit(t, err)
+			}
 		},
 	},
 	{
-		"KeysDieWithSession",
-		"a lock vanishes while its holder still relies on it, or stays for ever after its death.",
-		keysDieWithSession,
+		name:    "KeysDieWithSession",
+		meaning: "a lock vanishes while its holder still relies on it, or stays for ever after its death.",
+		run:     keysDieWithSession,
 	},
 	{
-		"RenewExtends",
-		"a holder that renews in time loses its lock.",
-		renewExtends,
+		name:    "RenewExtends",
+		meaning: "a holder that renews in time loses its lock.",
+		run:     renewExtends,
 	},
 	{
-		"RenewAfterExpiryIsLost",
-		"a node goes on as the holder of a lock that others may hold by now.",
-		renewAfterExpiryIsLost,
+		name:    "RenewAfterExpiryIsLost",
+		meaning: "a node goes on as the holder of a lock that others may hold by now.",
+		run:     renewAfterExpiryIsLost,
 	},
 	{
-		"CloseIsPromptAndIdempotent",
-		"an orderly handover waits for the TTL as if the node had crashed, or fails when repeated.",
-		closeIsPromptAndIdempotent,
+		name:    "CloseIsPromptAndIdempotent",
+		meaning: "an orderly handover waits for the TTL as if the node had crashed, or fails when repeated.",
+		run:     closeIsPromptAndIdempotent,
 	},
 	{
-		"CloseWithFreshContextAfterCancel",
-		"a node that was told to stop cannot let go of its locks.",
-		closeWithFreshContextAfterCancel,
+		name:    "CloseWithFreshContextAfterCancel",
+		meaning: "a node that was told to stop cannot let go of its locks.",
+		run:     closeWithFreshContextAfterCancel,
 	},
 	{
-		"TwoSessionsIndependent",
-		"letting go of one lock lets go of another.",
-		twoSessionsIndependent,
+		name:    "TwoSessionsIndependent",
+		meaning: "letting go of one lock lets go of another.",
+		run:     twoSessionsIndependent,
 	},
 	{
-		"SessionIDsAreNeverUsedAgain",
-		"a node takes the lock of another for its own, because it knows its own by the session.",
-		sessionIDsAreNeverUsedAgain,
+		name:    "SessionIDsAreNeverUsedAgain",
+		meaning: "a node takes the lock of another for its own, because it knows its own by the session.",
+		run:     sessionIDsAreNeverUsedAgain,
 	},
 	{
-		"WriteWithDeadSessionFails",
-		"a key is left that no expiry will ever remove, or a refused transaction is half done.",
-		writeWithDeadSessionFails,
+		name:    "WriteWithDeadSessionFails",
+		meaning: "a key is left that no expiry will ever remove, or a refused transaction is half done.",
+		run:     writeWithDeadSessionFails,
 	},
 	{
-		"WriteMovesTheBinding",
-		"a record dies with the session of a former writer, or outlives its present one.",
-		writeMovesTheBinding,
+		name:    "WriteMovesTheBinding",
+		meaning: "a record dies with the session of a former writer, or outlives its present one.",
+		run:     writeMovesTheBinding,
 	},
 	{
-		"MovedKeyOutlivesExpiry",
-		"a lock that its holder took along into a new session vanishes when the old one expires.",
-		movedKeyOutlivesExpiry,
+		name:    "MovedKeyOutlivesExpiry",
+		meaning: "a lock that its holder took along into a new session vanishes when the old one expires.",
+		run:     movedKeyOutlivesExpiry,
 	},
 	{
-		"MovedKeyExpiresWithNewSession",
-		"a lock that was taken along into a new session stays for ever after its holder's death.",
-		movedKeyExpiresWithNewSession,
+		name:    "MovedKeyExpiresWithNewSession",
+		meaning: "a lock that was taken along into a new session stays for ever after its holder's death.",
+		run:     movedKeyExpiresWithNewSession,
 	},
 	{
-		"MoveKeepsTheFence",
-		"a lock's token goes back when its holder takes it along, and late writes of earlier holders pass.",
-		moveKeepsTheFence,
+		name:    "MoveKeepsTheFence",
+		meaning: "a lock's token goes back when its holder takes it along, and late writes of earlier holders pass.",
+		run:     moveKeepsTheFence,
 	},
 	{
-		"MoveIsOneWrite",
-		"while a holder takes its lock along others see the lock free, and take it.",
-		moveIsOneWrite,
+		name:    "MoveIsOneWrite",
+		meaning: "while a holder takes its lock along others see the lock free, and take it.",
+		run:     moveIsOneWrite,
 	},
 	{
-		"RefusedMoveChangesNothing",
-		"a holder that could not take its lock along loses it, or keeps it for longer than it knows.",
-		refusedMoveChangesNothing,
+		name:    "RefusedMoveChangesNothing",
+		meaning: "a holder that could not take its lock along loses it, or keeps it for longer than it knows.",
+		run:     refusedMoveChangesNothing,
 	},
 	{
-		"RestartWithSameNameIsNotAdopted",
-		"a restarted node takes up the lock of its former life, which is about to expire under it.",
-		restartWithSameNameIsNotAdopted,
+		name:    "RestartWithSameNameIsNotAdopted",
+		meaning: "a restarted node takes up the lock of its former life, which is about to expire under it.",
+		run:     restartWithSameNameIsNotAdopted,
 	},
 }
 
@@ -352,7 +357,7 @@ func moveIsOneWrite(t *testing.T, e *env) {
 	e.next(t, updates)
 	const moves = 20
 	done := make(chan error, 1)
-	go func() {
+	e.background.Go(func() {
 		var err error
 		for i := 1; i <= moves && err == nil; i++ {
 			var kv dcs.KV
@@ -364,7 +369,7 @@ func moveIsOneWrite(t *testing.T, e *env) {
 			_, err = dcs.Put(e.ctx, a, e.key("last"), nil)
 		}
 		done <- err
-	}()
+	})
 	for last := false; !last; {
 		e.get(t, b, "k")
 		_, err := dcs.Create(e.ctx, b, e.key("k"), nil, "")

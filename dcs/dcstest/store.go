@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"regexp"
 	"runtime"
+	"runtime/pprof"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,124 +20,149 @@ import (
 
 var storeCases = []suiteCase{
 	{
-		"GetAfterCommit",
-		"a node can read a state older than what was acknowledged before it asked, and decide on it.",
-		getAfterCommit,
+		name:    "GetAfterCommit",
+		meaning: "a node can read a state older than what was acknowledged before it asked, and decide on it.",
+		run:     getAfterCommit,
 	},
 	{
-		"GetAbsentIsNotFound",
-		"a missing record cannot be told from a store that cannot be read.",
-		func(t *testing.T, e *env) {
+		name:    "GetAbsentIsNotFound",
+		meaning: "a missing record cannot be told from a store that cannot be read.",
+		run: func(t *testing.T, e *env) {
 			e.absent(t, e.client(t, "a"), "none")
 		},
 	},
 	{
-		"ListSortedAndPrefixExact",
-		"a cluster sees the records of another one whose name begins alike, or in an order that changes.",
-		listSortedAndPrefixExact,
+		name:    "ListSortedAndPrefixExact",
+		meaning: "a cluster sees the records of another one whose name begins alike, or in an order that changes.",
+		run:     listSortedAndPrefixExact,
 	},
 	{
-		"ListOfNothing",
-		"an empty folder looks like an error, or the other way round.",
-		func(t *testing.T, e *env) {
+		name:    "ListOfNothing",
+		meaning: "an empty folder looks like an error, or the other way round.",
+		run: func(t *testing.T, e *env) {
 			kvs, err := e.client(t, "a").List(e.ctx, e.base)
 			require.NoError(t, err)
 			require.Nil(t, kvs)
 		},
 	},
 	{
-		"KeyWithValueAndChildren",
-		"a record cannot have records below it, which the layout of a cluster needs.",
-		keyWithValueAndChildren,
+		name:    "ListOfMany",
+		meaning: "in a large cluster a node does not see all records, and decides without some of them.",
+		run:     listOfMany,
 	},
 	{
-		"CreateIfAbsent",
-		"two nodes can both believe that they created a lock.",
-		createIfAbsent,
+		name:    "ListMissesNothingThatStays",
+		meaning: "a record that exists seems not to while others are written: a member looks gone.",
+		run:     listMissesNothingThatStays,
 	},
 	{
-		"CASStaleRevision",
-		"a node overwrites what another has written since it read.",
-		casStaleRevision,
+		name:    "KeyWithValueAndChildren",
+		meaning: "a record cannot have records below it, which the layout of a cluster needs.",
+		run:     keyWithValueAndChildren,
 	},
 	{
-		"CASDetectsRecreate",
-		"a key that was deleted and created again passes for the one that was read: an old holder keeps its lock.",
-		casDetectsRecreate,
+		name:    "CreateIfAbsent",
+		meaning: "two nodes can both believe that they created a lock.",
+		run:     createIfAbsent,
 	},
 	{
-		"RevisionsGrowThroughDelete",
-		"a fencing token can be lower than that of an earlier holder, whose late writes then pass.",
-		revisionsGrowThroughDelete,
+		name:    "CASStaleRevision",
+		meaning: "a node overwrites what another has written since it read.",
+		run:     casStaleRevision,
 	},
 	{
-		"CreatedStaysWhileTheKeyLives",
-		"a holder that writes to its lock loses it, or one that has lost it still passes the fence.",
-		createdStaysWhileTheKeyLives,
+		name:    "CASDetectsRecreate",
+		meaning: "a key that was deleted and created again passes for the one that was read: an old holder keeps its lock.",
+		run:     casDetectsRecreate,
 	},
 	{
-		"GuardFailureWritesNothing",
-		"a refused transaction has written a part of itself.",
-		guardFailureWritesNothing,
+		name:    "RevisionsGrowThroughDelete",
+		meaning: "a fencing token can be lower than that of an earlier holder, whose late writes then pass.",
+		run:     revisionsGrowThroughDelete,
 	},
 	{
-		"MultiKeyAllOrNothing",
-		"records that must agree can be seen or left half written.",
-		multiKeyAllOrNothing,
+		name:    "CreatedStaysWhileTheKeyLives",
+		meaning: "a holder that writes to its lock loses it, or one that has lost it still passes the fence.",
+		run:     createdStaysWhileTheKeyLives,
 	},
 	{
-		"GuardsWithoutOperations",
-		"a node cannot check that it still holds a lock without writing.",
-		guardsWithoutOperations,
+		name:    "GuardedDeleteKeepsAnotherIncarnation",
+		meaning: "a former holder that lets go late deletes the lock of the present one.",
+		run:     guardedDeleteKeepsAnotherIncarnation,
 	},
 	{
-		"DeleteOfAbsentKeySucceeds",
-		"clearing up twice fails the second time.",
-		func(t *testing.T, e *env) {
+		name:    "GuardFailureWritesNothing",
+		meaning: "a refused transaction has written a part of itself.",
+		run:     guardFailureWritesNothing,
+	},
+	{
+		name:    "MultiKeyAllOrNothing",
+		meaning: "records that must agree can be seen or left half written.",
+		run:     multiKeyAllOrNothing,
+	},
+	{
+		name:    "GuardsWithoutOperations",
+		meaning: "a node cannot check that it still holds a lock without writing.",
+		run:     guardsWithoutOperations,
+	},
+	{
+		name:    "DeleteOfAbsentKeySucceeds",
+		meaning: "clearing up twice fails the second time.",
+		run: func(t *testing.T, e *env) {
 			rev, err := e.client(t, "a").Commit(e.ctx, dcs.Txn{Then: []dcs.Op{{Key: e.key("none"), Delete: true}}})
 			require.NoError(t, err)
 			require.Zero(t, rev, "nothing was written, so there is no revision of a write")
 		},
 	},
 	{
-		"ValuesAreCopied",
-		"a caller that reuses its buffer changes what is stored, or what others have read.",
-		valuesAreCopied,
+		name:    "ValuesAreCopied",
+		meaning: "a caller that reuses its buffer changes what is stored, or what others have read.",
+		run:     valuesAreCopied,
 	},
 	{
-		"BinaryAndEmptyValues",
-		"values that are not text are damaged, or an empty record looks like none.",
-		binaryAndEmptyValues,
+		name:    "BinaryAndEmptyValues",
+		meaning: "values that are not text are damaged, or an empty record looks like none.",
+		run:     binaryAndEmptyValues,
 	},
 	{
-		"OversizeRejectedCleanly",
-		"a record that has grown too large looks like an outage, and is retried for ever.",
-		oversizeRejectedCleanly,
+		name:    "OversizeRejectedCleanly",
+		meaning: "a record that has grown too large looks like an outage, and is retried for ever.",
+		run:     oversizeRejectedCleanly,
 	},
 	{
-		"InvalidRequestsAreRefused",
-		"a malformed call reaches the store, where it may mean something else.",
-		invalidRequestsAreRefused,
+		name:    "TooManyKeysRejectedCleanly",
+		meaning: "a transaction that has grown too large looks like an outage, or is half done.",
+		run:     tooManyKeysRejectedCleanly,
 	},
 	{
-		"ContextAlreadyCancelled",
-		"a call whose time is over before it begins still writes, or claims that it may have written.",
-		contextAlreadyCancelled,
+		name:    "InvalidRequestsAreRefused",
+		meaning: "a malformed call reaches the store, where it may mean something else.",
+		run:     invalidRequestsAreRefused,
 	},
 	{
-		"ContextCancelledMidCall",
-		"an interrupted write claims to know an outcome that it does not know.",
-		contextCancelledMidCall,
+		name:    "ContextAlreadyCancelled",
+		meaning: "a call whose time is over before it begins still writes, or claims that it may have written.",
+		run:     contextAlreadyCancelled,
 	},
 	{
-		"ConcurrentSwapsLoseNothing",
-		"two nodes that write at once can undo each other's writes unnoticed.",
-		concurrentSwapsLoseNothing,
+		name:    "ContextCancelledMidCall",
+		meaning: "an interrupted write claims to know an outcome that it does not know.",
+		run:     contextCancelledMidCall,
 	},
 	{
-		"CloseUnblocksEverything",
-		"a node cannot stop, because something waits on a store that is closed.",
-		closeUnblocksEverything,
+		name:    "ConcurrentSwapsLoseNothing",
+		meaning: "two nodes that write at once can undo each other's writes unnoticed.",
+		run:     concurrentSwapsLoseNothing,
+	},
+	{
+		name:    "CloseUnblocksEverything",
+		meaning: "a node cannot stop, because something waits on a store that is closed.",
+		run:     closeUnblocksEverything,
+	},
+	{
+		name:    "NoGoroutinesLeft",
+		meaning: "a program that opens stores again and again grows until it is killed.",
+		run:     noGoroutinesLeft,
 	},
 }
 
@@ -171,6 +199,60 @@ func listSortedAndPrefixExact(t *testing.T, e *env) {
 			require.Equal(t, kv.Key[len(e.base):], string(kv.Value))
 			require.NotZero(t, kv.Revision)
 			require.Equal(t, kv.Revision, kv.Created)
+		}
+	}
+}
+
+func listOfMany(t *testing.T, e *env) {
+	s := e.client(t, "a")
+	const transactions = 8
+	each := min(e.traits.MaxTxnKeys, 64)
+	var want []string
+	for i := range transactions {
+		var txn dcs.Txn
+		for j := range each {
+			name := fmt.Sprintf("k%02d/%02d", i, j)
+			want = append(want, name)
+			txn.Then = append(txn.Then, dcs.Op{Key: e.key(name), Value: []byte(name)})
+		}
+		_, err := s.Commit(e.ctx, txn)
+		require.NoError(t, err)
+	}
+	kvs, err := s.List(e.ctx, e.base)
+	require.NoError(t, err)
+	require.Equal(t, want, e.keys(kvs))
+	require.Equal(t, want, e.keys(e.next(t, s.Watch(e.ctx, e.base))))
+}
+
+func listMissesNothingThatStays(t *testing.T, e *env) {
+	a, b := e.client(t, "a"), e.client(t, "b")
+	stays := []string{"f", "f/5", "f/5/x", "f/9", "z"}
+	for _, name := range stays {
+		e.put(t, a, name, "")
+	}
+	done := make(chan error, 1)
+	e.background.Go(func() {
+		var err error
+		for i := 0; i < 40 && err == nil; i++ {
+			key := e.key(fmt.Sprintf("f/%d/%d", i%3+4, i%2)) // around and below what stays
+			var rev dcs.Revision
+			if rev, err = dcs.Create(e.ctx, a, key, nil, ""); err == nil {
+				err = dcs.Delete(e.ctx, a, key, rev)
+			}
+		}
+		done <- err
+	})
+	for ended := false; !ended; {
+		select {
+		case err := <-done:
+			require.NoError(t, err)
+			ended = true
+		default:
+			kvs, err := b.List(e.ctx, e.base)
+			require.NoError(t, err)
+			seen := e.keys(kvs)
+			require.IsIncreasing(t, seen)
+			require.Subset(t, seen, stays)
 		}
 	}
 }
@@ -239,6 +321,26 @@ func casDetectsRecreate(t *testing.T, e *env) {
 	})
 	require.ErrorIs(t, err, dcs.ErrConflict)
 	require.Equal(t, "k", string(e.get(t, s, "k").Value))
+}
+
+func guardedDeleteKeepsAnotherIncarnation(t *testing.T, e *env) {
+	s := e.client(t, "a")
+	remove := func(token dcs.Revision) error {
+		_, err := s.Commit(e.ctx, dcs.Txn{
+			If:   []dcs.Guard{dcs.Held(e.key("lock"), token)},
+			Then: []dcs.Op{{Key: e.key("lock"), Delete: true}},
+		})
+		return err
+	}
+	former := e.create(t, s, "lock", "")
+	require.NoError(t, remove(former))
+	require.ErrorIs(t, remove(former), dcs.ErrConflict)
+	present := e.create(t, s, "lock", "")
+	require.ErrorIs(t, remove(former), dcs.ErrConflict)
+	require.Equal(t, present, e.get(t, s, "lock").Created)
+	e.put(t, s, "lock", "written by its holder")
+	require.NoError(t, remove(present), "a write does not end the incarnation")
+	e.absent(t, s, "lock")
 }
 
 func revisionsGrowThroughDelete(t *testing.T, e *env) {
@@ -378,8 +480,40 @@ func oversizeRejectedCleanly(t *testing.T, e *env) {
 	s := e.client(t, "a")
 	_, err := dcs.Put(e.ctx, s, e.key("k"), make([]byte, 10*e.traits.MaxValue))
 	require.ErrorIs(t, err, dcs.ErrInvalid)
+	e.namesValueAndLimit(t, err)
 	e.absent(t, s, "k")
 	e.put(t, s, "k", "the connection is still good")
+}
+
+func tooManyKeysRejectedCleanly(t *testing.T, e *env) {
+	if !e.traits.limitsKeys {
+		t.Skip("NOT TESTED: the backend declares no MaxTxnKeys")
+	}
+	s := e.client(t, "a")
+	var write, check dcs.Txn
+	for i := range 10 * e.traits.MaxTxnKeys {
+		key := e.key(fmt.Sprintf("k%d", i))
+		write.Then = append(write.Then, dcs.Op{Key: key})
+		check.If = append(check.If, dcs.At(key, 0))
+	}
+	for _, txn := range []dcs.Txn{write, check} {
+		_, err := s.Commit(e.ctx, txn)
+		require.ErrorIs(t, err, dcs.ErrInvalid)
+		e.namesValueAndLimit(t, err)
+	}
+	kvs, err := s.List(e.ctx, e.base)
+	require.NoError(t, err)
+	require.Empty(t, kvs)
+}
+
+var number = regexp.MustCompile(`\d+`)
+
+// namesValueAndLimit requires that an error has two numbers besides those in
+// the case's keys.
+func (e *env) namesValueAndLimit(t *testing.T, err error) {
+	t.Helper()
+	text := regexp.MustCompile(regexp.QuoteMeta(e.base)+`\S*`).ReplaceAllString(err.Error(), "")
+	require.GreaterOrEqual(t, len(number.FindAllString(text, -1)), 2, "how much it was and what is possible: %s", err)
 }
 
 func invalidRequestsAreRefused(t *testing.T, e *env) {
@@ -520,4 +654,51 @@ func closeUnblocksEverything(t *testing.T, e *env) {
 	}
 	require.Equal(t, session.ID(), e.get(t, other, "bound").Session, "closing a store does not end its sessions")
 	e.absent(t, other, "k")
+}
+
+func noGoroutinesLeft(t *testing.T, e *env) {
+	// Whatever is started from here inherits the label.
+	pprof.Do(e.ctx, pprof.Labels("dcstest", e.base), func(ctx context.Context) {
+		for range 3 {
+			s, _ := e.cluster.Client(t, "a")
+			session, err := s.NewSession(ctx, e.longTTL())
+			require.NoError(t, err)
+			e.create(t, s, "k", session.ID())
+			require.NoError(t, session.Renew(ctx))
+			left := s.Watch(ctx, e.base) // is ended by Close
+			require.Len(t, e.next(t, left), 1)
+			short, cancel := context.WithCancel(ctx)
+			e.next(t, s.Watch(short, e.base))
+			cancel()
+			_, err = s.List(ctx, e.base)
+			require.NoError(t, err)
+			require.NoError(t, session.Close(ctx))
+			require.NoError(t, s.Close())
+			e.awaitClosed(t, left)
+		}
+	})
+	var left string
+	for wait := time.Millisecond; ; wait *= 2 {
+		if left = labelled(t, e.base); left == "" {
+			return
+		}
+		if e.clk.Now().Add(wait).After(e.ends) {
+			require.Fail(t, "goroutines of a closed store are left", left)
+		}
+		e.sleep(t, wait)
+	}
+}
+
+// labelled are the stacks of all goroutines with a label.
+func labelled(t *testing.T, label string) string {
+	t.Helper()
+	var all strings.Builder
+	require.NoError(t, pprof.Lookup("goroutine").WriteTo(&all, 1))
+	var found []string
+	for stack := range strings.SplitSeq(all.String(), "\n\n") {
+		if strings.Contains(stack, strconv.Quote(label)) {
+			found = append(found, stack)
+		}
+	}
+	return strings.Join(found, "\n\n")
 }

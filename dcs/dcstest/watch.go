@@ -13,46 +13,46 @@ import (
 
 var watchCases = []suiteCase{
 	{
-		"FirstDeliveryIsState",
-		"a node that begins to watch waits for a change before it knows anything.",
-		firstDeliveryIsState,
+		name:    "FirstDeliveryIsState",
+		meaning: "a node that begins to watch waits for a change before it knows anything.",
+		run:     firstDeliveryIsState,
 	},
 	{
-		"FirstDeliveryOfNothing",
-		"a node that watches an empty folder never learns that it is empty.",
-		func(t *testing.T, e *env) {
+		name:    "FirstDeliveryOfNothing",
+		meaning: "a node that watches an empty folder never learns that it is empty.",
+		run: func(t *testing.T, e *env) {
 			require.Empty(t, e.next(t, e.client(t, "a").Watch(e.ctx, e.base)))
 		},
 	},
 	{
-		"EventuallyLatest",
-		"a change can be missed for good, and a node waits for what has long happened.",
-		eventuallyLatest,
+		name:    "EventuallyLatest",
+		meaning: "a change can be missed for good, and a node waits for what has long happened.",
+		run:     eventuallyLatest,
 	},
 	{
-		"PrefixExact",
-		"a node is woken, or misled, by the records of another cluster whose name begins alike.",
-		watchPrefixExact,
+		name:    "PrefixExact",
+		meaning: "a node is woken, or misled, by the records of another cluster whose name begins alike.",
+		run:     watchPrefixExact,
 	},
 	{
-		"NeverBackwards",
-		"a node sees a record return to an older state, and may act on it.",
-		neverBackwards,
+		name:    "NeverBackwards",
+		meaning: "a node sees a record return to an older state, and may act on it.",
+		run:     neverBackwards,
 	},
 	{
-		"SlowReaderDoesNotBlockOthers",
-		"one busy component stops the whole node from hearing of changes, or from writing.",
-		slowReaderDoesNotBlockOthers,
+		name:    "SlowReaderDoesNotBlockOthers",
+		meaning: "one busy component stops the whole node from hearing of changes, or from writing.",
+		run:     slowReaderDoesNotBlockOthers,
 	},
 	{
-		"SeesDeleteByExpiry",
-		"nobody is woken when a dead primary's lock disappears, and a failover begins late.",
-		seesDeleteByExpiry,
+		name:    "SeesDeleteByExpiry",
+		meaning: "nobody is woken when a dead primary's lock disappears, and a failover begins late.",
+		run:     seesDeleteByExpiry,
 	},
 	{
-		"ClosedOnlyByContext",
-		"a watch ends by itself, and a node goes deaf.",
-		closedOnlyByContext,
+		name:    "ClosedOnlyByContext",
+		meaning: "a watch ends by itself, and a node goes deaf.",
+		run:     closedOnlyByContext,
 	},
 }
 
@@ -70,6 +70,7 @@ func firstDeliveryIsState(t *testing.T, e *env) {
 func eventuallyLatest(t *testing.T, e *env) {
 	a, b := e.client(t, "a"), e.client(t, "b")
 	updates := b.Watch(e.ctx, e.base)
+	require.Empty(t, e.next(t, updates))
 	for i := range 50 {
 		e.put(t, a, "k", strconv.Itoa(i))
 	}
@@ -103,22 +104,31 @@ func watchPrefixExact(t *testing.T, e *env) {
 func neverBackwards(t *testing.T, e *env) {
 	a, b := e.client(t, "a"), e.client(t, "b")
 	updates := b.Watch(e.ctx, e.base)
-	const writes = 100
+	const readers, writes = 10, 100
+	for i := range readers { // one state after the other
+		rev := e.put(t, a, "k", strconv.Itoa(i-readers))
+		e.await(t, updates, func(kvs []dcs.KV) bool {
+			if len(kvs) == 0 {
+				require.Zero(t, i, "the key has vanished again")
+				return false
+			}
+			require.LessOrEqual(t, kvs[0].Revision, rev)
+			require.Contains(t, []string{strconv.Itoa(i - readers), strconv.Itoa(i - readers - 1)}, string(kvs[0].Value))
+			return kvs[0].Revision == rev
+		})
+	}
 	done := make(chan error, 1)
-	go func() {
+	e.background.Go(func() {
 		var err error
 		for i := 0; i < writes && err == nil; i++ {
 			_, err = dcs.Put(e.ctx, a, e.key("k"), []byte(strconv.Itoa(i)))
 		}
 		done <- err
-	}()
+	})
 	seen := -1
 	for seen < writes-1 {
 		kvs := e.next(t, updates)
-		if len(kvs) == 0 {
-			require.Negative(t, seen, "the key has vanished again")
-			continue
-		}
+		require.NotEmpty(t, kvs, "the key has vanished again")
 		value, err := strconv.Atoi(string(kvs[0].Value))
 		require.NoError(t, err)
 		require.GreaterOrEqual(t, value, seen)
@@ -130,6 +140,8 @@ func neverBackwards(t *testing.T, e *env) {
 func slowReaderDoesNotBlockOthers(t *testing.T, e *env) {
 	s := e.client(t, "a")
 	slow, quick := s.Watch(e.ctx, e.base), s.Watch(e.ctx, e.base)
+	require.Empty(t, e.next(t, quick))
+	e.sleep(t, brief/3) // by now the slow one has something to read, most likely
 	var last dcs.Revision
 	for i := range 100 {
 		last = e.put(t, s, "k", strconv.Itoa(i))

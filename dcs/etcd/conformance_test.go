@@ -27,8 +27,8 @@ func (c cluster) True() clock.Clock { return clock.New() }
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	server := testbed.StartEtcd(t)
-	dcstest.Run(t, dcstest.Harness{
-		New: func(*testing.T) dcstest.Cluster { return cluster{server} },
+	dcstest.Run(t, dcstest.Harness[cluster]{
+		New: func(*testing.T) cluster { return cluster{server} },
 		Traits: dcstest.Traits{
 			MinTTL: time.Second,
 			// etcd looks for expired leases twice a second.

@@ -24,9 +24,9 @@ func (c cluster) Client(tb testing.TB, _ string) (dcs.Store, clock.Clock) {
 
 func (c cluster) True() clock.Clock { return clock.New() }
 
-func harness(servers ...string) dcstest.Harness {
-	return dcstest.Harness{
-		New: func(*testing.T) dcstest.Cluster { return cluster{servers} },
+func harness(servers ...string) dcstest.Harness[cluster] {
+	return dcstest.Harness[cluster]{
+		New: func(*testing.T) cluster { return cluster{servers} },
 		// A session that is not renewed is ended at once, or else expires after
 		// another TTL.
 		Traits: dcstest.Traits{Linger: 2*time.Second + dcstest.RealTimeSlack},

@@ -1,11 +1,14 @@
 package dcstest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/benbjohnson/clock"
@@ -14,54 +17,6 @@ import (
 	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/internal/timectx"
 )
-
-// Traits is what a backend admits about itself.
-type Traits struct {
-	// MinTTL is the shortest TTL that a session can be asked for; zero means
-	// that any positive one is possible.
-	MinTTL time.Duration
-	// Linger is the longest that a dead session's keys outlive its TTL,
-	// including the time until a watch tells of it.
-	Linger time.Duration
-	// MaxValue is a size in bytes that a value can certainly have; zero means
-	// 512 KiB. Ten times as much must be refused.
-	MaxValue int
-	// MaxTxnKeys is how many keys one transaction can certainly write; zero
-	// means 64.
-	MaxTxnKeys int
-}
-
-// Cluster is one backend under test.
-type Cluster interface {
-	// Client opens a connection, which the suite closes, and says by which
-	// clock its user lives.
-	Client(tb testing.TB, name string) (dcs.Store, clock.Clock)
-	// True is the clock that assertions about time are made by.
-	True() clock.Clock
-}
-
-// Harness is how the suite gets at a backend.
-type Harness struct {
-	// New is called once for each case, inside Leaf, and cleans up by
-	// t.Cleanup. It may return the same backend each time.
-	New    func(t *testing.T) Cluster
-	Traits Traits
-	// Leaf runs the body of one case; nil means directly. It exists because
-	// subtests cannot be made inside a synctest bubble: see Bubble.
-	Leaf func(t *testing.T, body func(t *testing.T))
-}
-
-// Bubble is a Leaf that runs each case in a synctest bubble of its own. It is
-// for backends without sockets, which thereby also prove that they leave no
-// goroutine behind.
-func Bubble(t *testing.T, body func(t *testing.T)) {
-	t.Helper()
-	synctest.Test(t, body)
-}
-
-// RealTimeSlack is how late things may come on a loaded machine; a backend in
-// real time adds it to its Linger.
-const RealTimeSlack = 10 * time.Second
 
 // patience bounds each case by the true clock, so that what hangs fails.
 const patience = 5 * time.Minute
@@ -72,44 +27,103 @@ type suiteCase struct {
 	// meaning says what a failure means for a user of the store.
 	meaning string
 	run     func(t *testing.T, e *env)
+	needs   []ability
 }
 
-// Run runs all cases as parallel subtests.
-func Run(t *testing.T, h Harness) {
+// group is a part of the suite.
+type group struct {
+	name  string
+	cases []suiteCase
+	alone bool // its cases break what all share
+}
+
+func groups() []group {
+	return []group{
+		{name: "Store", cases: storeCases},
+		{name: "Watch", cases: watchCases},
+		{name: "Session", cases: sessionCases},
+		{name: "Fault", cases: faultCases, alone: true},
+		{name: "Lock", cases: lockCases, alone: true},
+	}
+}
+
+// Run runs all cases as subtests, and logs at the end which it has left out.
+func Run[C Cluster](t *testing.T, h Harness[C]) {
 	t.Helper()
-	if h.Traits.MaxValue == 0 {
-		h.Traits.MaxValue = 512 << 10
-	}
-	if h.Traits.MaxTxnKeys == 0 {
-		h.Traits.MaxTxnKeys = 64
-	}
+	h.Traits = h.Traits.withDefaults()
 	if h.Leaf == nil {
 		h.Leaf = func(t *testing.T, body func(*testing.T)) {
 			t.Helper()
 			body(t)
 		}
 	}
-	for _, group := range []struct {
-		name  string
-		cases []suiteCase
-	}{
-		{"Store", storeCases},
-		{"Watch", watchCases},
-		{"Session", sessionCases},
-	} {
-		t.Run(group.name, func(t *testing.T) {
-			t.Parallel()
-			for _, c := range group.cases {
+	var left omissions
+	for _, g := range groups() {
+		// A group that is not run in parallel itself holds the next one back until
+		// all of its cases have ended.
+		t.Run(g.name, func(t *testing.T) {
+			for _, c := range g.cases {
+				full := g.name + "/" + c.name
+				if h.only != nil && !slices.Contains(h.only, full) {
+					continue
+				}
+				if why := h.omits(g, c); why != "" {
+					left.add(why, full)
+					continue
+				}
 				t.Run(c.name, func(t *testing.T) {
-					t.Parallel()
+					if !g.alone {
+						t.Parallel()
+					}
 					h.runCase(t, c)
 				})
 			}
 		})
 	}
+	for _, line := range left.lines() {
+		t.Log(line)
+	}
 }
 
-func (h Harness) runCase(t *testing.T, c suiteCase) {
+// omits says why a case cannot be run, or "".
+func (h Harness[C]) omits(g group, c suiteCase) string {
+	if g.name == "Lock" && h.Lock == nil {
+		return "Harness.Lock is not given"
+	}
+	var zero C
+	for _, needed := range c.needs {
+		if !needed.of(zero) {
+			return fmt.Sprintf("%T is no %s", zero, needed.name)
+		}
+	}
+	return ""
+}
+
+// omissions are the cases that are left out, by the reason.
+type omissions struct {
+	reasons []string
+	cases   map[string][]string
+}
+
+func (o *omissions) add(why, name string) {
+	if o.cases == nil {
+		o.cases = map[string][]string{}
+	}
+	if o.cases[why] == nil {
+		o.reasons = append(o.reasons, why)
+	}
+	o.cases[why] = append(o.cases[why], name)
+}
+
+func (o *omissions) lines() []string {
+	var lines []string
+	for _, why := range o.reasons {
+		lines = append(lines, fmt.Sprintf("NOT TESTED, because %s: %s", why, strings.Join(o.cases[why], ", ")))
+	}
+	return lines
+}
+
+func (h Harness[C]) runCase(t *testing.T, c suiteCase) {
 	t.Helper()
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -129,23 +143,32 @@ var runs atomic.Uint64
 type env struct {
 	cluster Cluster
 	traits  Traits
+	lock    func(context.Context, Contender) error
 	ctx     context.Context // bounded by patience
+	ends    time.Time       // a moment before; when a case has to give up by itself, to say why
 	clk     clock.Clock     // the true clock
 	base    string          // the prefix of all keys of the case, with a slash at its end
+
+	background sync.WaitGroup // goroutines that end at the latest when clients and ctx have
 }
 
-func (h Harness) newEnv(t *testing.T, name string) *env {
+func (h Harness[C]) newEnv(t *testing.T, name string) *env {
 	t.Helper()
 	cluster := h.New(t)
+	patience := cmp.Or(h.patience, patience)
 	ctx, cancel := timectx.With(t.Context(), cluster.True(), patience, "the case")
-	t.Cleanup(cancel)
-	return &env{
+	e := &env{
 		cluster: cluster,
 		traits:  h.Traits,
+		lock:    h.Lock,
 		ctx:     ctx,
+		ends:    cluster.True().Now().Add(patience - patience/10),
 		clk:     cluster.True(),
 		base:    fmt.Sprintf("/dcstest/%s-%d/", name, runs.Add(1)),
 	}
+	t.Cleanup(e.background.Wait)
+	t.Cleanup(cancel)
+	return e
 }
 
 func (e *env) key(name string) string { return e.base + name }
@@ -153,13 +176,19 @@ func (e *env) key(name string) string { return e.base + name }
 // client opens a connection that is closed at the end of the case.
 func (e *env) client(t *testing.T, name string) dcs.Store {
 	t.Helper()
-	s, _ := e.cluster.Client(t, name)
+	s, _ := e.clientWithClock(t, name)
+	return s
+}
+
+func (e *env) clientWithClock(t *testing.T, name string) (dcs.Store, clock.Clock) {
+	t.Helper()
+	s, clk := e.cluster.Client(t, name)
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			t.Errorf("close of client %s: %v", name, err)
 		}
 	})
-	return s
+	return s, clk
 }
 
 // session opens a session that is closed at the end of the case.
@@ -170,19 +199,27 @@ func (e *env) session(t *testing.T, s dcs.Store, ttl time.Duration) dcs.Session 
 	t.Cleanup(func() {
 		// The client may be closed already and the session lost: it is only
 		// done so as not to leave sessions in a backend that lives on.
-		_ = session.Close(context.WithoutCancel(e.ctx))
+		ctx, cancel := timectx.With(context.WithoutCancel(e.ctx), e.clk, RealTimeSlack, "closing a session")
+		defer cancel()
+		_ = session.Close(ctx)
 	})
 	return session
 }
 
 // shortSession opens a session that will expire soon, with keys that are bound
-// to it, and says when it was asked for. On a machine that stalls for longer
-// than the TTL in between it tries again.
+// to it, and says when it was asked for.
 func (e *env) shortSession(t *testing.T, s dcs.Store, names ...string) (session dcs.Session, sent time.Time) {
+	t.Helper()
+	return e.boundSession(t, s, e.ttl(), names...)
+}
+
+// boundSession is shortSession with another TTL. On a machine that stalls for
+// longer than that in between it tries again.
+func (e *env) boundSession(t *testing.T, s dcs.Store, ttl time.Duration, names ...string) (session dcs.Session, sent time.Time) {
 	t.Helper()
 	for {
 		sent = e.clk.Now()
-		session = e.session(t, s, e.ttl())
+		session = e.session(t, s, ttl)
 		err := e.createAll(s, session.ID(), names)
 		if err == nil {
 			return session, sent
@@ -205,10 +242,10 @@ func (e *env) createAll(s dcs.Store, session dcs.SessionID, names []string) erro
 }
 
 // ttl is a short TTL that the backend grants.
-func (e *env) ttl() time.Duration { return max(e.traits.MinTTL, time.Second) }
+func (e *env) ttl() time.Duration { return e.traits.clamp(time.Second) }
 
 // longTTL is one that does not pass during a case.
-func (e *env) longTTL() time.Duration { return max(e.traits.MinTTL, time.Hour) }
+func (e *env) longTTL() time.Duration { return e.traits.clamp(longTTL) }
 
 // put writes a key unconditionally.
 func (e *env) put(t *testing.T, s dcs.Store, name, value string) dcs.Revision {
