@@ -30,7 +30,7 @@ var (
 )
 
 // elsewhere are the packages whose tests must not find a mutant.
-var elsewhere = []string{"./dcs/...", "./ha", "./ha/election", "./ha/quorum", "./ha/record", "./ha/rejoin", "./ha/role", "./pg", "./pg/pgtest", "./internal/integration", "./examples/..."}
+var elsewhere = []string{"./dcs/...", "./ha", "./ha/election", "./ha/quorum", "./ha/record", "./ha/rejoin", "./ha/role", "./ha/switchover", "./ha/api", "./pg", "./pg/pgtest", "./internal/integration", "./examples/..."}
 
 // simulated are tests outside this package that use it to find defects, and
 // tests that plant defects themselves.
