@@ -1,8 +1,10 @@
 package zk_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -210,4 +212,95 @@ func TestLeaderDies(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, found)
 	require.Equal(t, client.StateHasSession, conn.State())
+}
+
+// TestFencing has nodes take a lock in turn, write under its token, and go on
+// writing after they have lost it. In the order of their revisions the writes
+// that landed have growing tokens.
+func TestFencing(t *testing.T) {
+	t.Parallel()
+	e := testbed.StartZooKeeperEnsemble(t, 3)
+	const nodes, rounds = 4, 15
+	type write struct{ rev, token dcs.Revision }
+	var (
+		wg     sync.WaitGroup
+		writes [nodes][]write
+		errs   [nodes]error
+	)
+	for i := range nodes {
+		// Each at another member first, and the followers lag.
+		s := open(t, zk.Config{Servers: []string{e.Addresses()[i%3]}})
+		session, err := s.NewSession(t.Context(), time.Minute)
+		require.NoError(t, err)
+		node := fencedNode{store: s, session: session.ID()}
+		wg.Go(func() {
+			for held := 0; held < rounds && errs[i] == nil; {
+				var took bool
+				took, errs[i] = node.take(t.Context())
+				if took {
+					held++
+				}
+				for range 3 {
+					if rev := node.write(t.Context(), &errs[i]); rev != 0 {
+						writes[i] = append(writes[i], write{rev, node.token})
+					}
+				}
+				if took && errs[i] == nil {
+					errs[i] = node.release(t.Context())
+				}
+			}
+		})
+	}
+	wg.Wait()
+	require.NoError(t, errors.Join(errs[:]...))
+	all := slices.Concat(writes[:]...)
+	slices.SortFunc(all, func(a, b write) int { return cmp.Compare(a.rev, b.rev) })
+	require.GreaterOrEqual(t, len(all), 3*nodes*rounds, "every holder writes")
+	for i := 1; i < len(all); i++ {
+		require.GreaterOrEqual(t, all[i].token, all[i-1].token, "a late write has landed")
+	}
+}
+
+// fencedNode takes a lock, and uses the token of its last holding for as long as
+// it has no other.
+type fencedNode struct {
+	store   dcs.Store
+	session dcs.SessionID
+	token   dcs.Revision
+}
+
+const fencedLock = "/a/b/lock"
+
+func (n *fencedNode) take(ctx context.Context) (bool, error) {
+	token, err := dcs.Create(ctx, n.store, fencedLock, nil, n.session)
+	if errors.Is(err, dcs.ErrConflict) {
+		return false, nil
+	}
+	if err == nil {
+		n.token = token
+	}
+	return err == nil, err
+}
+
+// write returns zero if the token is not in force any more.
+func (n *fencedNode) write(ctx context.Context, failed *error) dcs.Revision {
+	if n.token == 0 {
+		return 0
+	}
+	rev, err := n.store.Commit(ctx, dcs.Txn{
+		If:   []dcs.Guard{dcs.Held(fencedLock, n.token)},
+		Then: []dcs.Op{{Key: "/a/b/record"}, {Key: fencedLock, Session: n.session}},
+	})
+	if err != nil && !errors.Is(err, dcs.ErrConflict) {
+		*failed = err
+	}
+	return rev
+}
+
+func (n *fencedNode) release(ctx context.Context) error {
+	_, err := n.store.Commit(ctx, dcs.Txn{
+		If:   []dcs.Guard{dcs.Held(fencedLock, n.token)},
+		Then: []dcs.Op{{Key: fencedLock, Delete: true}},
+	})
+	return err
 }
