@@ -53,6 +53,7 @@ const (
 func main() {
 	// The postmaster gets a signal when the thread that has started it ends.
 	runtime.LockOSThread()
+	runtime.GOMAXPROCS(min(2, runtime.NumCPU())) // each processor costs memory
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))

@@ -75,6 +75,9 @@ func (d Deadline) until(now Instant) Instant {
 	return at.Add(time.Duration(d.Left))
 }
 
+// Ahead is how far off the deadline is, at most zero if it has passed.
+func (d Deadline) Ahead(now Instant) time.Duration { return d.until(now).Left(now) }
+
 // Stop stops the server.
 type Stop struct {
 	Mode StopMode `json:"mode"`

@@ -16,6 +16,12 @@ import (
 // example because no file descriptor was left.
 const acceptPause = 100 * time.Millisecond
 
+// The lock of a guard that has just ended is tried again so often.
+const (
+	lockTries = 25
+	lockPause = 10 * time.Millisecond
+)
+
 // socket is where agents connect.
 type socket struct {
 	path      string
@@ -76,16 +82,21 @@ func ownDirectory(dir string) error {
 	return nil
 }
 
-// lockFile keeps other guards away from a socket for the life of this one.
+// lockFile keeps other guards away from a socket for the life of this one. Who has
+// heard the end of a guard may be faster than the kernel, which has not taken back
+// everything of it yet.
 func lockFile(path string) (*os.File, error) {
 	lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // a file beside the socket
 	if err != nil {
 		return nil, fmt.Errorf("lock the socket: %w", err)
 	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: another guard has this socket: %w", path, err), lock.Close())
+	for range lockTries {
+		if err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
+			return lock, nil
+		}
+		time.Sleep(lockPause)
 	}
-	return lock, nil
+	return nil, errors.Join(fmt.Errorf("lock %s: another guard has this socket: %w", path, err), lock.Close())
 }
 
 func (s *socket) accept(quit <-chan struct{}) {

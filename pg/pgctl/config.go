@@ -96,6 +96,13 @@ type Config struct {
 	// Default: 5 ms.
 	Poll time.Duration
 
+	// Commands, if set, run the server instead of this process, for example by a
+	// systemd unit.
+	Commands *Commands
+	// Guard, if set, runs the server under pghad-guard, which stops it when the
+	// deadline passes that SetDeadline sets.
+	Guard *Guard
+
 	// Clock is the clock of all waits. Default: the real one.
 	Clock clock.Clock
 	// Logger is where the controller says what it does. Default: nowhere.
@@ -143,6 +150,12 @@ func (cfg Config) complete() (Config, error) {
 		return cfg, err
 	}
 	if err := cfg.checkPaths(); err != nil {
+		return cfg, err
+	}
+	if err := cfg.checkCommands(); err != nil {
+		return cfg, err
+	}
+	if err := cfg.completeGuard(); err != nil {
 		return cfg, err
 	}
 	if err := cfg.checkNames(); err != nil {
@@ -252,6 +265,9 @@ func (cfg *Config) checkNames() error {
 	}
 	return nil
 }
+
+// signalFile is what makes the data a standby's.
+func (cfg *Config) signalFile() string { return filepath.Join(cfg.DataDir, signalFile) }
 
 // socketPath is the path of the server's unix socket.
 func (cfg *Config) socketPath() string {

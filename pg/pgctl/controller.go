@@ -33,6 +33,7 @@ type Controller struct {
 	clock clock.Clock
 	log   *slog.Logger
 
+	runner runner        // of the server's process
 	turn   chan struct{} // holds a token while an operation runs
 	kept   keptSession   // of Status and Promote
 	remote keptRemote    // of Identify
@@ -55,7 +56,7 @@ type Controller struct {
 
 	lifetime context.Context // ends at Close: of background goroutines
 	end      context.CancelFunc
-	tasks    sync.WaitGroup // background goroutines but the parents of postmasters
+	tasks    sync.WaitGroup // background goroutines but those that reap children
 	sideWork sideWork       // the checkpoint after a promotion
 }
 
@@ -92,12 +93,13 @@ func New(config Config) (*Controller, error) {
 		lock:       lock,
 	}
 	c.lifetime, c.end = context.WithCancel(context.Background())
+	c.runner = c.newRunner()
 	if c.settings, _, err = c.settingsNote().read(); err == nil {
 		err = c.writePassfile()
 	}
 	if err != nil {
 		c.end()
-		return nil, errors.Join(err, lock.Close())
+		return nil, errors.Join(err, c.runner.close(), lock.Close())
 	}
 	c.ended = c.howEnded(false)
 	c.adopt()
@@ -116,9 +118,10 @@ func lockFile(path string) (*os.File, error) {
 	return f, nil
 }
 
-// Close ends the controller and leaves the server as it is. The operations that
-// run are ended. A goroutine that waits for a postmaster started by this
-// controller stays until that one ends, so that it does not become a zombie.
+// Close ends the controller and leaves the server as it is, and its guard: that
+// goes by the last deadline. The operations that run are ended. A goroutine that
+// waits for a postmaster or guard started by this controller stays until that one
+// ends, so that it does not become a zombie.
 func (c *Controller) Close() error {
 	c.mu.Lock()
 	if c.closed {
@@ -137,7 +140,7 @@ func (c *Controller) Close() error {
 	c.remote.close()
 	c.sideWork.end()
 	c.tasks.Wait()
-	return c.lock.Close()
+	return errors.Join(c.runner.close(), c.lock.Close())
 }
 
 // begin waits for the controller's turn. The returned context ends with ctx,

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -17,19 +16,15 @@ import (
 
 // postmaster is a running server, started by this controller or found running.
 type postmaster struct {
+	process
 	pid   int
-	send  func(syscall.Signal) error // to this process, never to a later one of its number
-	gone  chan struct{}              // closed when the postmaster has ended and the controller knows
-	log   int64                      // where its messages begin in the log file
-	asked bool                       // somebody called Stop; guarded by Controller.mu
+	gone  chan struct{} // closed when the postmaster has ended and the controller knows
+	log   int64         // where its messages begin in the log file
+	asked bool          // somebody called Stop; guarded by Controller.mu
 }
 
-// signal sends a signal, except to a process that has ended.
-func (p *postmaster) signal(s syscall.Signal) error {
-	if err := p.send(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("send %v to postmaster %d: %w", s, p.pid, err)
-	}
-	return nil
+func newPostmaster(p process) *postmaster {
+	return &postmaster{process: p, pid: p.number(), gone: make(chan struct{})}
 }
 
 // running returns the server, nil if none runs.
@@ -39,35 +34,33 @@ func (c *Controller) running() *postmaster {
 	return c.server
 }
 
-// spawn starts the postmaster as a child.
-func (c *Controller) spawn() (*postmaster, error) {
+// spawn starts the postmaster; writable says that it will accept writes without
+// having been promoted.
+func (c *Controller) spawn(ctx context.Context, writable bool) (*postmaster, error) {
 	logFile, err := c.openLog()
 	if err != nil {
 		return nil, err
 	}
-	defer logFile.Close() //nolint:errcheck // the child has its own
+	defer logFile.Close() //nolint:errcheck // the server has its own
 	size, err := logFile.Seek(0, io.SeekEnd)
 	if err != nil {
 		return nil, fmt.Errorf("open PostgreSQL's log: %w", err)
 	}
-	cmd := exec.Command(filepath.Join(c.cfg.BinDir, "postgres"), "-D", c.cfg.DataDir) //nolint:gosec // a program of the configured PostgreSQL; the server outlives any context
-	cmd.Env = c.env()
-	cmd.Dir = "/"
-	cmd.SysProcAttr = c.cfg.account.attributes()
-	cmd.Stdout, cmd.Stderr = logFile, logFile
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start PostgreSQL: %w", err)
+	p, err := c.runner.start(ctx, order{
+		argv:     []string{filepath.Join(c.cfg.BinDir, "postgres"), "-D", c.cfg.DataDir},
+		env:      c.env(),
+		log:      logFile,
+		writable: writable,
+	})
+	if err != nil {
+		return nil, err
 	}
-	server := &postmaster{
-		pid: cmd.Process.Pid, gone: make(chan struct{}), log: size,
-		send: func(s syscall.Signal) error { return cmd.Process.Signal(s) },
-	}
-	c.arrived(server)
-	c.confirm(c.current().revision()) // it reads what was written for it
-	go func() {                       // its owner is the postmaster: it ends with it, see Close
-		err := cmd.Wait()
-		c.departed(server, err)
-	}()
+	server := newPostmaster(p)
+	server.log = size
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.arrive(server)
+	c.confirmLocked(c.settings.revision()) // it reads what was written for it
 	return server, nil
 }
 
@@ -81,38 +74,32 @@ func (c *Controller) adopt() *postmaster {
 	if pid == 0 || !isServerProcess(pid, c.cfg.DataDir) {
 		return nil
 	}
-	process, err := openServerProcess(pid, c.cfg.DataDir)
+	p, err := c.runner.adopt(c.lifetime, pid)
 	if err != nil {
 		return nil // it has just ended
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.server != nil || c.closed {
-		process.close()
+		p.close()
 		return c.server
 	}
 	c.log.Info("a running PostgreSQL is taken over", "pid", pid)
-	server := &postmaster{pid: pid, gone: make(chan struct{}), send: process.signal}
+	server := newPostmaster(p)
 	c.arrive(server)
-	c.tasks.Go(func() {
-		defer process.close()
-		if process.wait(c.lifetime, c.clock, 2*c.cfg.Poll, c.cfg.DataDir) == nil {
-			c.departed(server, nil)
-		}
-	})
 	return server
 }
 
-func (c *Controller) arrived(server *postmaster) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.arrive(server)
-}
-
-// arrive needs c.mu.
+// arrive makes a server the running one until it ends. It needs c.mu.
 func (c *Controller) arrive(server *postmaster) {
 	c.server = server
 	c.grow()
+	c.tasks.Go(func() {
+		defer server.close()
+		if how, err := server.wait(c.lifetime); err == nil {
+			c.departed(server, how)
+		}
+	})
 }
 
 // grow needs c.mu.
@@ -122,15 +109,11 @@ func (c *Controller) grow() {
 	c.changed = make(chan struct{})
 }
 
-func (c *Controller) departed(server *postmaster, err error) {
+func (c *Controller) departed(server *postmaster, reason string) {
 	c.mu.Lock()
 	asked := server.asked
 	c.mu.Unlock()
 	how := c.howEnded(asked)
-	reason := ""
-	if err != nil {
-		reason = err.Error()
-	}
 	if how == pg.ProcessCrashed {
 		c.log.Error("PostgreSQL has ended without having been asked to", "pid", server.pid, "reason", reason)
 	} else {
@@ -165,8 +148,11 @@ type pidFile struct {
 	status string // "starting", "stopping", "ready", "standby"
 }
 
-func (c *Controller) pidFile() pidFile {
-	text, err := os.ReadFile(c.dataPath("postmaster.pid"))
+func (c *Controller) pidFile() pidFile { return readPidFile(c.cfg.DataDir) }
+
+// readPidFile reads the postmaster.pid of a data directory; zero if there is none.
+func readPidFile(dataDir string) pidFile {
+	text, err := os.ReadFile(filepath.Join(dataDir, "postmaster.pid")) //nolint:gosec // a file of the configured directories
 	if err != nil {
 		return pidFile{}
 	}
@@ -248,6 +234,14 @@ func kill(pids []int) {
 // appending, so it may be rotated by copying and truncating.
 const logName = "postgresql.log"
 
+// logPlace says for people where the server has its log.
+func (c *Controller) logPlace() string {
+	if c.cfg.Commands != nil {
+		return c.statePath(commandLogName) + " and the log of whoever runs it"
+	}
+	return "its log in " + c.statePath(logName)
+}
+
 func (c *Controller) openLog() (*os.File, error) {
 	f, err := os.OpenFile(c.statePath(logName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -261,27 +255,31 @@ func (c *Controller) openLog() (*os.File, error) {
 
 // lastMessage is what a server said last that explains its end.
 func (c *Controller) lastMessage(server *postmaster) string {
-	const most = 64 << 10
 	f, err := os.Open(c.statePath(logName))
 	if err != nil {
 		return ""
 	}
 	defer f.Close() //nolint:errcheck // read only
-	from := server.log
-	if info, err := f.Stat(); err == nil {
-		from = max(from, info.Size()-most)
-	}
-	text, err := io.ReadAll(io.NewSectionReader(f, from, most))
-	if err != nil {
-		return ""
-	}
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	lines := strings.Split(strings.TrimSpace(readTail(f, server.log)), "\n")
 	for _, line := range lines { // the first fatal message is the cause, later ones follow from it
 		if strings.Contains(line, "FATAL:") || strings.Contains(line, "PANIC:") {
 			return line
 		}
 	}
 	return lines[len(lines)-1]
+}
+
+// readTail reads what a log says after an offset, at most its last 64 KiB.
+func readTail(log *os.File, from int64) string {
+	const most = 64 << 10
+	if info, err := log.Stat(); err == nil {
+		from = max(from, info.Size()-most)
+	}
+	text, err := io.ReadAll(io.NewSectionReader(log, from, most))
+	if err != nil {
+		return ""
+	}
+	return string(text)
 }
 
 // env is the environment of a program of PostgreSQL: this process's without

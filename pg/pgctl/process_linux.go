@@ -142,11 +142,16 @@ func isWalsenderOf(pid, postmaster int) bool {
 	if err != nil || !bytes.HasPrefix(title, []byte("postgres: ")) || !bytes.Contains(title, []byte("walsender ")) {
 		return false
 	}
-	stat, err := os.ReadFile(filepath.Join(proc, "stat")) //nolint:gosec // a file of /proc
+	return isChildOf(pid, postmaster)
+}
+
+// isChildOf reports whether pid lives and is a child of parent.
+func isChildOf(pid, parent int) bool {
+	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat")) //nolint:gosec // a file of /proc
 	if err != nil {
 		return false
 	}
 	// pid (name) state parent ...; the name may hold anything.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	return len(fields) > 1 && fields[0] != "Z" && fields[1] == strconv.Itoa(postmaster)
+	return len(fields) > 1 && fields[0] != "Z" && fields[1] == strconv.Itoa(parent)
 }

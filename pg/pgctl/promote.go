@@ -42,7 +42,13 @@ func (c *Controller) promote(ctx context.Context, warrant pg.Warrant, next pg.Ti
 		if now.timeline != next {
 			return pg.Promotion{}, fmt.Errorf("it is a primary of timeline %d already: stop it and start it as a standby first", now.timeline)
 		}
+		if err := c.declare(ctx); err != nil {
+			return pg.Promotion{}, err
+		}
 		return c.promoted(next)
+	}
+	if err := c.mustHaveDeadline(); err != nil {
+		return pg.Promotion{}, err
 	}
 	held, err := c.position(ctx)
 	if err != nil {
@@ -66,6 +72,9 @@ func (c *Controller) promote(ctx context.Context, warrant pg.Warrant, next pg.Ti
 	}
 	if err == nil {
 		err = context.Cause(ctx)
+	}
+	if err == nil {
+		err = c.declare(ctx) // the last thing: what is declared either becomes writable or is stopped
 	}
 	if err != nil {
 		return pg.Promotion{}, errors.Join(err, c.unreserve(ctx, reserved))

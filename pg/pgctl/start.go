@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	"github.com/pghad/pghad/pg"
 )
@@ -81,6 +80,9 @@ func (c *Controller) StartPrimary(ctx context.Context, warrant pg.Warrant, setti
 	if warrant == nil {
 		return fmt.Errorf("start PostgreSQL as a primary: %w: none was given", pg.ErrNoWarrant)
 	}
+	if err := c.mustHaveDeadline(); err != nil {
+		return fmt.Errorf("start PostgreSQL as a primary: %w", err)
+	}
 	err = c.launch(ctx, func(s *settings) {
 		s.Upstream, s.GateOpen, s.Sync = pg.Upstream{}, false, setting.String()
 	}, warrant)
@@ -120,7 +122,7 @@ func (c *Controller) launch(ctx context.Context, edit func(*settings), warrant p
 	if err := check(warrant); err != nil {
 		return err
 	}
-	server, err := c.spawn()
+	server, err := c.spawn(ctx, warrant != nil)
 	if err != nil {
 		return err
 	}
@@ -174,7 +176,7 @@ func (c *Controller) awaitReady(ctx context.Context, server *postmaster, warrant
 			if message := c.lastMessage(server); message != "" {
 				return fmt.Errorf("it has exited: %s", message)
 			}
-			return fmt.Errorf("it has exited without a word: see its log in %s", filepath.Join(c.cfg.StateDir, logName))
+			return fmt.Errorf("it has exited without a word: see %s", c.logPlace())
 		default:
 		}
 		if err := c.pause(ctx); err != nil {

@@ -84,6 +84,11 @@ func (c *Controller) current() settings {
 func (c *Controller) confirm(revision string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.confirmLocked(revision)
+}
+
+// confirmLocked needs c.mu.
+func (c *Controller) confirmLocked(revision string) bool {
 	if revision != c.settings.revision() {
 		return false
 	}

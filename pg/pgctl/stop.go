@@ -3,7 +3,6 @@ package pgctl
 import (
 	"context"
 	"fmt"
-	"syscall"
 
 	"github.com/pghad/pghad/pg"
 )
@@ -71,10 +70,7 @@ func (c *Controller) signalStop(mode pg.StopMode) error {
 	if server == nil {
 		return nil
 	}
-	if mode == pg.StopImmediate {
-		return server.signal(syscall.SIGQUIT)
-	}
-	return server.signal(syscall.SIGINT)
+	return server.stop(mode)
 }
 
 // awaitKilled waits until no process is left, with SIGKILL after KillAfter or

@@ -1,0 +1,185 @@
+package pgctl
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/pghad/pghad/internal/timectx"
+	"github.com/pghad/pghad/pg"
+)
+
+// Commands are the user's own commands by which the server is run, for example
+// those of a systemd unit. Each is a program and its arguments, run as this
+// process's user.
+//
+// Whoever runs the server must start it on Config.DataDir, with the configuration
+// files that the controller writes there, as Config.User, and must not start it by
+// himself: not at boot, and not again when it has ended (Restart=no). An immediate
+// stop signals the processes and does not ask him.
+type Commands struct {
+	// Start starts the server. It may return before the server is up.
+	Start []string
+	// Stop begins a fast stop. It may wait for the end.
+	Stop []string
+	// Status exits with 0 while the server is being started or runs. Default: only
+	// the processes are looked at.
+	Status []string
+	// Timeout bounds each command, and the wait for the postmaster. Default: 1 min.
+	Timeout time.Duration
+}
+
+func (cfg *Config) checkCommands() error {
+	if cfg.Commands == nil {
+		return nil
+	}
+	for _, command := range []struct {
+		name string
+		args []string
+	}{{"Start", cfg.Commands.Start}, {"Stop", cfg.Commands.Stop}} {
+		if len(command.args) == 0 || command.args[0] == "" {
+			return fmt.Errorf("Commands.%s: set it to a program and its arguments", command.name)
+		}
+	}
+	return nil
+}
+
+// commandLogName is the file in the state directory that takes what the commands
+// say.
+const commandLogName = "commands.log"
+
+// commandRunner runs the server by the user's commands.
+type commandRunner struct {
+	cfg      Config
+	commands Commands
+	stopping sync.WaitGroup
+	lifetime context.Context // ends at close
+	end      context.CancelFunc
+}
+
+func newCommandRunner(cfg Config) *commandRunner {
+	r := &commandRunner{cfg: cfg, commands: *cfg.Commands}
+	if r.commands.Timeout <= 0 {
+		r.commands.Timeout = time.Minute
+	}
+	r.lifetime, r.end = context.WithCancel(context.Background())
+	return r
+}
+
+// start has the server started and waits for its postmaster. A start that has
+// failed, or was cut off, is undone: nobody would look at what comes of it.
+func (r *commandRunner) start(ctx context.Context, _ order) (process, error) {
+	p, err := r.tryStart(ctx)
+	if err == nil {
+		return p, nil
+	}
+	err = fmt.Errorf("start PostgreSQL: %w", err)
+	if undo := r.run(context.WithoutCancel(ctx), "stop", r.commands.Stop); undo != nil {
+		r.cfg.Logger.Warn("a failed start cannot be undone by the stop command", "error", undo.Error())
+	}
+	return nil, err
+}
+
+func (r *commandRunner) tryStart(ctx context.Context) (process, error) {
+	if err := r.run(ctx, "start", r.commands.Start); err != nil {
+		return nil, err
+	}
+	ctx, cancel := timectx.With(ctx, r.cfg.Clock, r.commands.Timeout, "start of the postmaster after the start command")
+	defer cancel()
+	for look := 0; ; look++ {
+		if pid := readPidFile(r.cfg.DataDir).pid; pid != 0 {
+			if p, err := r.adopt(ctx, pid); err == nil {
+				return p, nil
+			}
+		}
+		// Not at every look: a command costs more than a look at a file.
+		if len(r.commands.Status) > 0 && look%16 == 15 {
+			if err := r.run(ctx, "status", r.commands.Status); err != nil && ctx.Err() == nil {
+				return nil, fmt.Errorf("the start command has succeeded, and no server runs on %s: %w", r.cfg.DataDir, err)
+			}
+		}
+		if err := timectx.Sleep(ctx, r.cfg.Clock, r.cfg.Poll); err != nil {
+			return nil, fmt.Errorf("no server runs on %s: %w", r.cfg.DataDir, err)
+		}
+	}
+}
+
+func (r *commandRunner) adopt(_ context.Context, pid int) (process, error) {
+	p, err := adoptProcess(&r.cfg, pid)
+	if err != nil {
+		return nil, err
+	}
+	return &commanded{adopted: p, runner: r}, nil
+}
+
+func (r *commandRunner) close() error {
+	r.end()
+	r.stopping.Wait()
+	return nil
+}
+
+// run executes a command to its end. When ctx or its time ends, it and all that
+// it started are killed.
+func (r *commandRunner) run(ctx context.Context, what string, command []string) error {
+	ctx, cancel := timectx.With(ctx, r.cfg.Clock, r.commands.Timeout, what+" command "+command[0])
+	defer cancel()
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	// A file and no pipe: the server may go on to use its starter's output.
+	output, err := os.OpenFile(filepath.Join(r.cfg.StateDir, commandLogName), os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("output of the %s command: %w", what, err)
+	}
+	defer output.Close() //nolint:errcheck // the command has its own
+	from, err := output.Seek(0, io.SeekEnd)
+	if err != nil {
+		return fmt.Errorf("output of the %s command: %w", what, err)
+	}
+	cmd := exec.Command(command[0], command[1:]...) //nolint:gosec // what the configuration says; the whole process group is killed below
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Stdout, cmd.Stderr = output, output
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("%s command: %w", what, err)
+	}
+	stop := context.AfterFunc(ctx, func() { killGroup(cmd.Process.Pid) })
+	err = cmd.Wait()
+	stop()
+	if cause := context.Cause(ctx); cause != nil && err != nil {
+		return cause
+	}
+	if err != nil {
+		return &toolError{tool: what + " command " + command[0], output: readTail(output, from), err: err}
+	}
+	return nil
+}
+
+// commanded is a postmaster that the user's commands have started.
+type commanded struct {
+	*adopted
+	runner *commandRunner
+}
+
+// stop asks for a fast stop by command, so that whoever runs the server knows that
+// it was meant. An immediate stop is one that cannot wait for commands.
+func (p *commanded) stop(mode pg.StopMode) error {
+	if mode == pg.StopImmediate {
+		return p.adopted.stop(mode)
+	}
+	p.runner.stopping.Go(func() {
+		if err := p.runner.run(p.runner.lifetime, "stop", p.runner.commands.Stop); err != nil {
+			p.cfg.Logger.Warn("the stop command has failed, and PostgreSQL is signalled", "error", err.Error())
+			if err := p.adopted.stop(mode); err != nil {
+				p.cfg.Logger.Warn("PostgreSQL cannot be signalled", "error", err.Error())
+			}
+		}
+	})
+	return nil
+}
