@@ -113,6 +113,11 @@ func (n *Node) keepFollowing(ctx context.Context, v look, term record.Term, up p
 		return 0, n.startStandby(ctx, v, up)
 	case !v.standby():
 		n.why = fmt.Sprintf("the server is %s and its health %s %s", v.server.Process, v.server.Health, v.server.Err)
+		// It was restarted because it got no stream, and does not even reach again
+		// where it has been. Nobody counts on a copy below its floor.
+		if n.turns > 0 && n.memory.State().BelowFloor() && n.dryFor() >= 3*n.cfg.Timing.ElectionTimeout {
+			return shortPause, n.turnAround(ctx, up)
+		}
 		return shortPause, nil
 	case !streamsAs(v.server, up.Name):
 		n.following = following{} // somebody else has pointed it elsewhere
