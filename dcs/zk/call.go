@@ -117,8 +117,12 @@ type codeError int
 
 func (e codeError) Error() string { return fmt.Sprintf("unknown error: %d", int(e)) }
 
-// verdict says what err proves about a write that has been handed to the client.
+// verdict says what err proves about a write that has been handed to the client;
+// nil says that it is done.
 func verdict(err error) error {
+	if err == nil {
+		return nil
+	}
 	for _, v := range verdicts {
 		// The client makes the errors without names anew each time.
 		if errors.Is(err, v.said) || err.Error() == v.said.Error() {

@@ -116,7 +116,7 @@ func (f *fakeServer) serve(conn net.Conn) error {
 	case session == 0:
 		session = 0x100 + f.sessions.Add(1)
 	}
-	if err := reply(conn, int32(0), timeout, session, int32(16), make([]byte, 16), byte(0)); err != nil {
+	if err := send(conn, int32(0), timeout, session, int32(16), make([]byte, 16), byte(0)); err != nil {
 		return err
 	}
 	for {
@@ -134,7 +134,7 @@ func (f *fakeServer) serve(conn net.Conn) error {
 func (f *fakeServer) handle(conn net.Conn, xid, op int32, body []byte) error {
 	const ping = 11
 	if op == ping {
-		return reply(conn, xid, int64(1), int32(0))
+		return send(conn, xid, int64(1), int32(0))
 	}
 	f.mu.Lock()
 	f.log = append(f.log, op)
@@ -159,13 +159,13 @@ func (f *fakeServer) handle(conn net.Conn, xid, op int32, body []byte) error {
 	case code == silence:
 		return nil
 	case code != 0:
-		return reply(conn, xid, int64(2), code)
+		return send(conn, xid, int64(2), code)
 	case op == opMulti:
-		return reply(conn, xid, int64(2), code, int32(-1), byte(1), int32(-1)) // no results
+		return send(conn, xid, int64(2), code, int32(-1), byte(1), int32(-1)) // no results
 	case op == opCreate:
-		return reply(conn, xid, int64(2), code, int32(1), []byte("/"))
+		return send(conn, xid, int64(2), code, int32(1), []byte("/"))
 	default:
-		return reply(conn, xid, int64(2), code, make([]byte, 68)) // a stat of zeros
+		return send(conn, xid, int64(2), code, make([]byte, 68)) // a stat of zeros
 	}
 }
 
@@ -193,7 +193,8 @@ func frame(conn net.Conn) ([]byte, error) {
 	return body, err
 }
 
-func reply(conn net.Conn, fields ...any) error {
+// send sends fields as one frame.
+func send(conn net.Conn, fields ...any) error {
 	var body bytes.Buffer
 	for _, field := range fields {
 		if err := binary.Write(&body, binary.BigEndian, field); err != nil {

@@ -12,6 +12,10 @@ import (
 	"github.com/go-zookeeper/zk"
 )
 
+// politePatience is how long the end of a session waits for calls whose callers
+// have gone already.
+const politePatience = time.Second
+
 // link is one client of the library. Its life is one connection, or, for a
 // session that is to be kept, one session over several. It ends by itself when
 // that is over, and must be ended otherwise.
@@ -255,8 +259,13 @@ func (l *link) reap(events <-chan zk.Event) {
 	defer close(l.done)
 	<-l.ctx.Done()
 	l.mu.Lock()
+	polite, ready := l.polite, l.ready != 0
+	l.mu.Unlock()
+	if polite && ready {
+		l.awaitCalls(politePatience)
+	}
+	l.mu.Lock()
 	w, usable := l.wire, l.ready != 0 && l.ready == l.wires && l.calls == 0
-	polite := l.polite
 	l.mu.Unlock()
 	switch {
 	case w == nil:
@@ -265,7 +274,7 @@ func (l *link) reap(events <-chan zk.Event) {
 	case !polite:
 		w.mute()
 	}
-	l.awaitCalls()
+	l.awaitCalls(0)
 	l.conn.Close() // sends the end of the session, and waits a second at most
 	l.endWires()
 	for range events { // until the client's last goroutine ends
@@ -285,8 +294,15 @@ func (l *link) endWires() {
 	l.retired = nil
 }
 
-// awaitCalls returns when no call is under way any more.
-func (l *link) awaitCalls() {
+// awaitCalls returns when no call is under way any more, or when patience, if
+// it is not zero, has passed. None begins when the link is over.
+func (l *link) awaitCalls(patience time.Duration) {
+	var enough <-chan time.Time
+	if patience > 0 {
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		enough = timer.C
+	}
 	for {
 		l.mu.Lock()
 		calls, changed := l.calls, l.changed
@@ -294,7 +310,11 @@ func (l *link) awaitCalls() {
 		if calls == 0 {
 			return
 		}
-		<-changed
+		select {
+		case <-changed:
+		case <-enough:
+			return
+		}
 	}
 }
 

@@ -89,7 +89,7 @@ func (h *holdup) pass(client, up net.Conn) {
 // TestWhatHappensBetweenLookAndTransaction changes keys after a transaction has
 // looked at them and before it is carried out, in ways that ZooKeeper's versions
 // alone do not show.
-func TestWhatHappensBetweenLookAndTransaction(t *testing.T) {
+func TestWhatHappensBetweenLookAndTransaction(t *testing.T) { //nolint:tparallel // the cases are about one key
 	t.Parallel()
 	server := testbed.StartZooKeeper(t)
 	other := open(t, zk.Config{Servers: []string{server.Address()}})

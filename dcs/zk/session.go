@@ -146,8 +146,14 @@ func (s *session) commit(ctx context.Context, c call, txn dcs.Txn) (dcs.Revision
 		return 0, s.heed(c.explain(ctx, s.store.ctx, false, err))
 	}
 	revision, err := s.store.commit(ctx, s.link, c, txn)
-	if errors.Is(err, dcs.ErrUnavailable) && s.lostBecause() != "" {
-		return 0, fmt.Errorf("%s %s: %s: %w", c.name, c.object, s.lostBecause(), dcs.ErrSessionLost)
+	if errors.Is(err, dcs.ErrUnavailable) {
+		// That the session is gone may be why: servers close the connections of
+		// sessions that have ended, and say so when they are reopened.
+		if fate := s.link.await(ctx, 0); errors.Is(verdict(fate), dcs.ErrSessionLost) {
+			err = c.explain(ctx, s.store.ctx, false, fate)
+		} else if why := s.lostBecause(); why != "" {
+			err = fmt.Errorf("%s %s: %s: %w", c.name, c.object, why, dcs.ErrSessionLost)
+		}
 	}
 	return revision, s.heed(err)
 }
