@@ -115,7 +115,7 @@ func (s *simulation) manualStop(h *host) (undo func()) {
 	if s.records.Maintenance.Mode.Value != record.MaintenanceOn || h.down {
 		return nil
 	}
-	server := s.servers.cluster.Server(h.name)
+	server, begun := s.servers.cluster.Server(h.name), s.records.Maintenance.Since.Revision
 	if server.Process != pg.ProcessRunning {
 		return nil
 	}
@@ -131,6 +131,9 @@ func (s *simulation) manualStop(h *host) (undo func()) {
 		})
 	})
 	return func() {
+		if m := s.records.Maintenance; !m.On() || m.Since.Revision != begun {
+			return // servers are the agents' business again, and may be other than they were
+		}
 		s.operate(func(ctx context.Context, d *desk) error {
 			return d.onServer(ctx, s.servers, h.name, func(ctx context.Context, k *controller) error {
 				if s.servers.cluster.Server(h.name).Process == pg.ProcessRunning {
