@@ -11,8 +11,8 @@ const MaxPacket = maxPacket
 // MaxAttempts is how often a transaction gives way.
 const MaxAttempts = maxAttempts
 
-// WatchPatience is for tests that step the time.
-const WatchPatience = watchPatience
+// MinDialWait is the shortest wait between rounds of attempts to connect.
+const MinDialWait = minDialWait
 
 // PlaceOf shows where a key is, folder and node.
 func PlaceOf(root, key string) (folder, node string) {

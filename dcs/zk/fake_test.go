@@ -18,6 +18,7 @@ import (
 const (
 	opCreate = 1
 	opExists = 3
+	opList   = 12
 	opMulti  = 14
 	opClose  = -11
 	opAuth   = 100
@@ -162,6 +163,8 @@ func (f *fakeServer) handle(conn net.Conn, xid, op int32, body []byte) error {
 		return send(conn, xid, int64(2), code)
 	case op == opMulti:
 		return send(conn, xid, int64(2), code, int32(-1), byte(1), int32(-1)) // no results
+	case op == opList:
+		return send(conn, xid, int64(2), code, int32(0), make([]byte, 68)) // of nothing
 	case op == opCreate:
 		return send(conn, xid, int64(2), code, int32(1), []byte("/"))
 	default:

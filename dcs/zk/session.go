@@ -13,6 +13,7 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/pghad/pghad/dcs"
+	"github.com/pghad/pghad/internal/timectx"
 )
 
 // session is a session of ZooKeeper, with a connection of its own.
@@ -229,10 +230,13 @@ func (s *session) watchTime() {
 	if s.lose(why) {
 		s.store.cfg.Logger.Warn("session is given up", "session", s.ID(), "reason", why)
 	}
-	if s.gate.enterAlone(s.link.ctx, clk, s.grace()) == nil {
-		s.link.end(errLinkEnded, true)
-		s.gate.leaveAlone()
+	// Who hangs in a renewal does not keep the session alive either.
+	ctx, cancel := timectx.With(s.link.ctx, clk, s.grace(), "waiting for a renewal")
+	defer cancel()
+	if s.gate.enterAlone(ctx, clk, s.grace()) == nil {
+		defer s.gate.leaveAlone()
 	}
+	s.link.end(errLinkEnded, true)
 	s.noteEnd()
 }
 

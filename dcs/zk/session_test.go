@@ -207,6 +207,36 @@ func TestSessionThatIsNotRenewedIsEnded(t *testing.T) {
 	require.NoError(t, session.Close(t.Context()))
 }
 
+// TestRenewalThatHangsKeepsNoSession: it is the client's pings that would.
+func TestRenewalThatHangsKeepsNoSession(t *testing.T) {
+	t.Parallel()
+	hung := make(chan struct{})
+	f := &fakeServer{answer: func(op int32, body []byte) int32 {
+		if op == opMulti {
+			close(hung)
+			return silence
+		}
+		return only(opMulti, 0)(op, body)
+	}}
+	ended := make(chan struct{}, 9)
+	f.ended = func() { ended <- struct{}{} }
+	mock := clock.NewMock()
+	s := open(t, zk.Config{Servers: []string{startFake(t, f)}, Clock: mock})
+	session, err := s.NewSession(t.Context(), time.Minute)
+	require.NoError(t, err)
+	result := make(chan error, 1)
+	mock.Add(time.Second)
+	go func() { result <- session.Renew(t.Context()) }()
+	<-hung
+	<-ended // the connection before it
+	require.Eventually(t, func() bool {
+		mock.Add(time.Second)
+		return len(ended) > 0
+	}, patience, time.Millisecond)
+	requireOnly(t, <-result, dcs.ErrAmbiguous)
+	requireOnly(t, session.Renew(t.Context()), dcs.ErrSessionLost)
+}
+
 func TestSessionsThatCannotBe(t *testing.T) {
 	t.Parallel()
 	f := &fakeServer{greet: func(int64, int32) (int64, int32) { return 0x7, 40000 }}
