@@ -96,7 +96,7 @@ const (
 // Response answers the request of the same id: by the status after it, or by an
 // error.
 type Response struct {
-	ID     uint64  `json:"id"`
+	ID     uint64  `json:"id,omitempty"`
 	Status *Status `json:"status,omitempty"`
 	Error  *Error  `json:"error,omitempty"`
 }

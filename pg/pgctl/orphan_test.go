@@ -48,6 +48,8 @@ var works = map[string]func(context.Context, *pgctl.Controller, order) error{
 		_, err := c.Promote(ctx, warrant{}, o.Next)
 		return err
 	},
+	"hold":      hold,
+	"lead-held": leadHeld,
 	"change": func(ctx context.Context, c *pgctl.Controller, _ order) error {
 		for i := 0; ; i++ {
 			if err := c.SetSync(ctx, anyOf(1, "b"+strconv.Itoa(i))); err != nil {
@@ -63,7 +65,9 @@ func TestMain(m *testing.M) {
 		beAgent(text)
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	removeGuard()
+	os.Exit(code)
 }
 
 // beAgent works until its parent kills it or ends.

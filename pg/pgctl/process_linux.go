@@ -147,7 +147,7 @@ func isWalsenderOf(pid, postmaster int) bool {
 
 // isChildOf reports whether pid lives and is a child of parent.
 func isChildOf(pid, parent int) bool {
-	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat")) //nolint:gosec // a file of /proc
+	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
 		return false
 	}

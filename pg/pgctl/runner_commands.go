@@ -44,11 +44,15 @@ func (cfg *Config) checkCommands() error {
 		args []string
 	}{{"Start", cfg.Commands.Start}, {"Stop", cfg.Commands.Stop}} {
 		if len(command.args) == 0 || command.args[0] == "" {
-			return fmt.Errorf("Commands.%s: set it to a program and its arguments", command.name)
+			return fmt.Errorf("the command %s of Commands is empty: set it to a program and its arguments", command.name)
 		}
 	}
 	return nil
 }
+
+// statusPause is the pause between two status commands. The first one that fails
+// may have been too early.
+const statusPause = time.Second
 
 // commandLogName is the file in the state directory that takes what the commands
 // say.
@@ -92,15 +96,20 @@ func (r *commandRunner) tryStart(ctx context.Context) (process, error) {
 	}
 	ctx, cancel := timectx.With(ctx, r.cfg.Clock, r.commands.Timeout, "start of the postmaster after the start command")
 	defer cancel()
-	for look := 0; ; look++ {
+	asked, failures := r.cfg.Clock.Now(), 0
+	for {
 		if pid := readPidFile(r.cfg.DataDir).pid; pid != 0 {
 			if p, err := r.adopt(ctx, pid); err == nil {
 				return p, nil
 			}
 		}
-		// Not at every look: a command costs more than a look at a file.
-		if len(r.commands.Status) > 0 && look%16 == 15 {
-			if err := r.run(ctx, "status", r.commands.Status); err != nil && ctx.Err() == nil {
+		if now := r.cfg.Clock.Now(); len(r.commands.Status) > 0 && now.Sub(asked) >= statusPause {
+			err := r.run(ctx, "status", r.commands.Status)
+			asked, failures = now, failures+1
+			if err == nil {
+				failures = 0
+			}
+			if failures > 1 && ctx.Err() == nil {
 				return nil, fmt.Errorf("the start command has succeeded, and no server runs on %s: %w", r.cfg.DataDir, err)
 			}
 		}

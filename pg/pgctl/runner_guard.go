@@ -142,6 +142,10 @@ func newGuardRunner(cfg Config) *guardRunner {
 func (r *guardRunner) begin(ctx context.Context) (done func(), err error) {
 	select {
 	case r.turn <- struct{}{}:
+		if r.lifetime.Err() != nil {
+			<-r.turn
+			return nil, errClosed
+		}
 		return func() { <-r.turn }, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for what the guard is asked already: %w", context.Cause(ctx))
@@ -170,7 +174,7 @@ func (r *guardRunner) start(ctx context.Context, o order) (process, error) {
 	}
 	defer done()
 	if o.writable {
-		if err := r.mustHaveDeadline(); err != nil {
+		if err := r.deadlineAhead(); err != nil {
 			return nil, fmt.Errorf("start PostgreSQL: %w", err)
 		}
 	}
