@@ -100,7 +100,7 @@ func ourLock(b *testing.B, endpoint string) func(string) error {
 
 // handOver lets two holders hand a lock to each other. It measures from one's
 // release until the other, who has waited, has the lock.
-func handOver(lock [2]func(ctx context.Context, key string) (unlock func() error, err error), b *testing.B) func(string) error {
+func handOver(b *testing.B, lock [2]func(ctx context.Context, key string) (unlock func() error, err error)) func(string) error {
 	b.Helper()
 	type held struct {
 		unlock func() error
@@ -145,7 +145,7 @@ func theirHandOver(b *testing.B, endpoint string) func(string) error {
 			return func() error { return m.Unlock(ctx) }, err
 		}
 	}
-	return handOver(lock, b)
+	return handOver(b, lock)
 }
 
 func ourHandOver(b *testing.B, endpoint string) func(string) error {
@@ -161,7 +161,7 @@ func ourHandOver(b *testing.B, endpoint string) func(string) error {
 			return func() error { return lease.Release(ctx) }, nil
 		}
 	}
-	return handOver(lock, b)
+	return handOver(b, lock)
 }
 
 // BenchmarkLockerRenewal is what one renewal takes: alone, and in a store that is

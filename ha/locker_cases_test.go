@@ -81,7 +81,7 @@ func lockTokenGrows(b *lockBench) {
 		{"end of the session", func(*ha.Lease) { require.NoError(t, f.session().Close(b.ctx)) }},
 		{"expiry", func(ls *ha.Lease) {
 			f.setRule(partitioned)
-			b.ended(ls)
+			require.Error(t, b.ended(ls))
 			b.gone(ls.Key())
 			f.setRule(nil)
 		}},
@@ -266,7 +266,7 @@ func lockHoldReleasesAfterWork(b *lockBench) {
 	})
 	require.NoError(t, lease.Check(), "the lock was let go while the work runs")
 	b.shows(lease)
-	b.refused(other)
+	require.Equal(t, lease.Token(), b.refused(other).Holder.Created)
 	finishWork()
 	require.ErrorIs(t, <-returned, tired)
 	_, exists := b.read(b.key)
@@ -361,7 +361,7 @@ func lockPausedHolder(b *lockBench) {
 
 	require.ErrorIs(t, paused.Check(), ha.ErrExpired, "the first question after the pause")
 	b.fenced(paused)
-	b.refused(a)
+	require.Equal(t, next.Token(), b.refused(a).Holder.Created)
 	require.NoError(t, paused.Release(b.ctx))
 	b.shows(next)
 	b.renewed(next, 1)

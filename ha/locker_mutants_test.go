@@ -24,6 +24,7 @@ func TestLockerMutants(t *testing.T) {
 	require.NotEmpty(t, patches)
 	for _, patch := range patches {
 		t.Run(strings.TrimSuffix(filepath.Base(patch), ".patch"), func(t *testing.T) {
+			t.Parallel()
 			m, err := mutant.Read(patch)
 			require.NoError(t, err)
 			found := m.Header["Found"]

@@ -163,11 +163,12 @@ func (p *lockPlan) numbers() string {
 }
 
 func (p *lockPlan) String() string {
-	text := fmt.Sprintf("a leg usually takes up to %s; clocks may be wrong by %g, their rates are %v", p.slow, p.drift, p.rates)
+	var text strings.Builder
+	fmt.Fprintf(&text, "a leg usually takes up to %s; clocks may be wrong by %g, their rates are %v", p.slow, p.drift, p.rates)
 	for _, i := range p.incidents {
-		text += "\n" + i.String()
+		text.WriteString("\n" + i.String())
 	}
-	return text
+	return text.String()
 }
 
 // shrunk drops incidents for as long as the same rule is broken without them.
@@ -216,7 +217,7 @@ func (p *lockPlan) run(t *testing.T, transcript *strings.Builder) string {
 		if !p.drive(w, o) {
 			n := len(o.terms)
 			if !w.RunUntil(2*time.Minute, func() bool { return o.look() || len(o.terms) > n || len(o.workers) > 0 }) {
-				o.breaks("nobody gets the lock: for %s, and nothing is wrong any more", 2*time.Minute)
+				o.breaksf("nobody gets the lock: for %s, and nothing is wrong any more", 2*time.Minute)
 			}
 		}
 	})
@@ -269,7 +270,7 @@ type lockOracle struct {
 	record  dcs.Revision // token in the record
 }
 
-func (o *lockOracle) breaks(format string, args ...any) {
+func (o *lockOracle) breaksf(format string, args ...any) {
 	if o.broken == "" {
 		o.broken = fmt.Sprintf(format, args...) + fmt.Sprintf(" (at %s)", o.world.Now())
 	}
@@ -346,7 +347,7 @@ func (o *lockOracle) begin(host string, lease *ha.Lease) *lockTerm {
 	if n := len(o.terms); n > 0 && o.deleted[term.token] == 0 {
 		before := o.terms[n-1]
 		if term.token < before.token || term.token == before.token && term.host != before.host {
-			o.breaks("token: %s has got token %d after %s had %d", host, term.token, before.host, before.token)
+			o.breaksf("token: %s has got token %d after %s had %d", host, term.token, before.host, before.token)
 		}
 	}
 	o.terms = append(o.terms, term)
@@ -369,7 +370,7 @@ func (o *lockOracle) acts(term *lockTerm) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if _, deleted := o.deleted[term.token]; !deleted && term.token < o.acted {
-		o.breaks("two leases in force: %s acts with token %d, and another has acted with %d", term.host, term.token, o.acted)
+		o.breaksf("two leases in force: %s acts with token %d, and another has acted with %d", term.host, term.token, o.acted)
 	}
 	o.acted = max(o.acted, term.token)
 }
@@ -387,11 +388,11 @@ func (o *lockOracle) look() bool {
 		if at, deleted := o.deleted[term.token]; !deleted {
 			working = append(working, fmt.Sprintf("%s (token %d)", host, term.token))
 		} else if o.world.Now() > at+2*lockRandomTiming.TTL {
-			o.breaks("deleted lock kept: %s goes on with token %d, whose key was deleted at %s", host, term.token, at)
+			o.breaksf("deleted lock kept: %s goes on with token %d, whose key was deleted at %s", host, term.token, at)
 		}
 	}
 	if len(working) > 1 {
-		o.breaks("two at work: %s", strings.Join(working, ", "))
+		o.breaksf("two at work: %s", strings.Join(working, ", "))
 	}
 	kv, err := o.world.Store().Get(background, recordKey)
 	if err != nil {
@@ -399,7 +400,7 @@ func (o *lockOracle) look() bool {
 	}
 	n, err := strconv.ParseUint(string(kv.Value), 10, 64)
 	if token := dcs.Revision(n); err != nil || token < o.record {
-		o.breaks("late write: the record of token %d was overwritten with %q", o.record, kv.Value)
+		o.breaksf("late write: the record of token %d was overwritten with %q", o.record, kv.Value)
 	} else {
 		o.record = token
 	}

@@ -70,7 +70,7 @@ func unknownAcquire(b *lockBench, times int, what fault, solved bool) {
 	}
 	require.NoError(t, err)
 	b.shows(lease)
-	b.refused(other)
+	require.Equal(t, lease.Token(), b.refused(other).Holder.Created)
 	b.renewed(lease, 2)
 	b.shows(lease)
 	require.NoError(t, b.write(lease))

@@ -62,7 +62,9 @@ func TestMutant(t *testing.T) {
 	require.NoError(t, err)
 	text, err := os.ReadFile(overlay)
 	require.NoError(t, err)
-	var said struct{ Replace map[string]string }
+	var said struct {
+		Replace map[string]string `json:"Replace"`
+	}
 	require.NoError(t, json.Unmarshal(text, &said))
 	require.Len(t, said.Replace, 1)
 	patched, err := os.ReadFile(said.Replace[source])
