@@ -29,17 +29,31 @@ type EtcdConfig struct {
 	// Args are more arguments, after those given by the test bed, which they
 	// may override.
 	Args []string
+	// TLS makes clients connect by TLS; nil means without.
+	TLS *EtcdTLS
 }
 
-// EtcdServer is an etcd with one member. It elects itself in half a second and
-// grants sessions from one second on, which is quicker than etcd's own
-// defaults. Its ports and its data survive Stop, Kill and Restart. Its methods
-// may be called from several goroutines at once.
+// EtcdTLS are the files by which an etcd secures what clients send.
+type EtcdTLS struct {
+	Cert, Key string
+	// ClientCA makes clients prove who they are by a certificate that this
+	// authority has signed; empty means that anybody may come.
+	ClientCA string
+}
+
+// EtcdServer is an etcd, alone or a member of an EtcdCluster. It calls for an
+// election after half a second and grants sessions from one second on, which is
+// quicker than etcd's own defaults. Its ports and its data survive Stop, Kill and
+// Restart. Its methods may be called from several goroutines at once.
 type EtcdServer struct {
 	cfg    EtcdConfig
+	name   string
 	log    string
 	client int // port
 	peer   int // port
+	health int // port, without TLS
+
+	members []*EtcdServer // of the cluster, this one included
 
 	mu      sync.Mutex // guards process, and is held while starting and stopping
 	process *process
@@ -48,6 +62,15 @@ type EtcdServer struct {
 // NewEtcdServer prepares a server without starting it. It says when etcd is not
 // installed.
 func NewEtcdServer(cfg EtcdConfig) (*EtcdServer, error) {
+	s, err := newEtcdServer(cfg, "etcd")
+	if err != nil {
+		return nil, err
+	}
+	s.members = []*EtcdServer{s}
+	return s, nil
+}
+
+func newEtcdServer(cfg EtcdConfig, name string) (*EtcdServer, error) {
 	if cfg.Binary == "" {
 		path, err := exec.LookPath("etcd")
 		if err != nil {
@@ -55,15 +78,21 @@ func NewEtcdServer(cfg EtcdConfig) (*EtcdServer, error) {
 		}
 		cfg.Binary = path
 	}
-	ports, err := FreePorts(2)
+	ports, err := FreePorts(3)
 	if err != nil {
 		return nil, err
 	}
-	return &EtcdServer{cfg: cfg, log: filepath.Join(cfg.Dir, "etcd.log"), client: ports[0], peer: ports[1]}, nil
+	return &EtcdServer{
+		cfg: cfg, name: name, log: filepath.Join(cfg.Dir, name+".log"),
+		client: ports[0], peer: ports[1], health: ports[2],
+	}, nil
 }
 
 // Endpoints are the client URLs, the same over the whole life of the server.
-func (s *EtcdServer) Endpoints() []string { return []string{s.url(s.client)} }
+func (s *EtcdServer) Endpoints() []string { return []string{s.clientURL()} }
+
+// Address is the host and port where clients connect.
+func (s *EtcdServer) Address() string { return fmt.Sprintf("127.0.0.1:%d", s.client) }
 
 // Start starts the server and waits until it serves. It does nothing when the
 // server runs.
@@ -147,21 +176,39 @@ func (s *EtcdServer) end(how func(*process) error) error {
 }
 
 func (s *EtcdServer) args() []string {
-	client, peer := s.url(s.client), s.url(s.peer)
-	return append([]string{
-		"--name=testbed",
-		"--data-dir=" + filepath.Join(s.cfg.Dir, "data"),
-		"--listen-client-urls=" + client,
-		"--advertise-client-urls=" + client,
-		"--listen-peer-urls=" + peer,
-		"--initial-advertise-peer-urls=" + peer,
-		"--initial-cluster=testbed=" + peer,
+	var all []string
+	for _, member := range s.members {
+		all = append(all, member.name+"="+plainURL(member.peer))
+	}
+	args := []string{
+		"--name=" + s.name,
+		"--data-dir=" + filepath.Join(s.cfg.Dir, s.name+".data"),
+		"--listen-client-urls=" + s.clientURL(),
+		"--advertise-client-urls=" + s.clientURL(),
+		"--listen-peer-urls=" + plainURL(s.peer),
+		"--initial-advertise-peer-urls=" + plainURL(s.peer),
+		"--initial-cluster=" + strings.Join(all, ","),
+		"--listen-metrics-urls=" + plainURL(s.health),
 		"--heartbeat-interval=50",
 		"--election-timeout=500",
-	}, s.cfg.Args...)
+	}
+	if tls := s.cfg.TLS; tls != nil {
+		args = append(args, "--cert-file="+tls.Cert, "--key-file="+tls.Key)
+		if tls.ClientCA != "" {
+			args = append(args, "--client-cert-auth", "--trusted-ca-file="+tls.ClientCA)
+		}
+	}
+	return append(args, s.cfg.Args...)
 }
 
-func (s *EtcdServer) url(port int) string { return fmt.Sprintf("http://127.0.0.1:%d", port) }
+func (s *EtcdServer) clientURL() string {
+	if s.cfg.TLS != nil {
+		return "https://" + s.Address()
+	}
+	return "http://" + s.Address()
+}
+
+func plainURL(port int) string { return fmt.Sprintf("http://127.0.0.1:%d", port) }
 
 // etcdEnv is this process's environment without what would configure etcd
 // behind the arguments' back. Old versions run on anything but amd64 only when
@@ -177,7 +224,7 @@ func (s *EtcdServer) awaitHealth(ctx context.Context, p *process) error {
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
 	for {
-		err := EtcdHealth(ctx, s.url(s.client))
+		err := EtcdHealth(ctx, plainURL(s.health))
 		if err == nil {
 			return nil
 		}
