@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync/atomic"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/stats"
-	"google.golang.org/grpc/status"
 
 	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/dcs/internal/outcome"
@@ -21,6 +18,9 @@ import (
 type call struct {
 	name, object string
 	read         bool
+	// limits says how much is sent and how much is possible; it is asked when a
+	// server has found it too much.
+	limits func() string
 }
 
 // do makes one call. It returns when the call has an outcome, when ctx ends, or
@@ -31,7 +31,7 @@ func (s *Store) do(ctx context.Context, c call, rpc func(context.Context) error)
 	if err := c.beforeSending(ctx, s.ctx); err != nil {
 		return err
 	}
-	inner, cancel := context.WithCancel(ctx)
+	inner, cancel := context.WithCancel(s.route.with(ctx))
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
 
@@ -72,8 +72,14 @@ func (c call) beforeSending(ctx, store context.Context) error {
 
 // explain turns what gRPC or etcd said into an error of package dcs.
 func (c call) explain(ctx, store context.Context, sent bool, err error) error {
-	proof := verdict(err, sent)
-	detail := rpctypes.ErrorDesc(err)
+	meaning := judge(err, sent)
+	proof, detail := meaning.proof, rpctypes.ErrorDesc(err)
+	if meaning.advice != "" {
+		detail += "; " + meaning.advice
+	}
+	if c.limits != nil && errors.Is(proof, dcs.ErrInvalid) {
+		detail += "; " + c.limits()
+	}
 	if c.read && !errors.Is(proof, dcs.ErrInvalid) {
 		proof = dcs.ErrUnavailable
 	}
@@ -88,64 +94,6 @@ func (c call) explain(ctx, store context.Context, sent bool, err error) error {
 		return fmt.Errorf("%s %s: %w: %w (%s)", c.name, c.object, proof, cause, detail)
 	}
 	return fmt.Errorf("%s %s: %w: %s", c.name, c.object, proof, detail)
-}
-
-// verdicts is what each answer of an etcd server proves about a write. An
-// answer that is not listed proves nothing. Noteworthy absences:
-//
-//   - "database space exceeded" is said both by a server that refuses writes
-//     and by one that has just carried out the write that filled the database.
-//   - "server stopped", "leader changed" and all "request timed out" are said
-//     after the write was proposed, and it may still be accepted.
-var verdicts = answers(map[error][]error{
-	dcs.ErrSessionLost: {rpctypes.ErrGRPCLeaseNotFound},
-	dcs.ErrInvalid: {
-		rpctypes.ErrGRPCEmptyKey,
-		rpctypes.ErrGRPCTooManyOps,
-		rpctypes.ErrGRPCDuplicateKey,
-		rpctypes.ErrGRPCRequestTooLarge,
-		rpctypes.ErrGRPCLeaseTTLTooLarge,
-	},
-	dcs.ErrUnavailable: {
-		// Checked before the request is proposed.
-		rpctypes.ErrGRPCNoLeader,
-		rpctypes.ErrGRPCNotCapable,
-		rpctypes.ErrGRPCNotSupportedForLearner,
-		rpctypes.ErrGRPCRequestTooManyRequests,
-		// Checked before the request is proposed, or before it is applied.
-		rpctypes.ErrGRPCAuthFailed,
-		rpctypes.ErrGRPCAuthOldRevision,
-		rpctypes.ErrGRPCInvalidAuthToken,
-		rpctypes.ErrGRPCPermissionDenied,
-		rpctypes.ErrGRPCUserEmpty,
-		rpctypes.ErrGRPCUserNotFound,
-	},
-})
-
-// answers turns the table around: from the server's words to the proof.
-func answers(table map[error][]error) map[string]error {
-	proofs := map[string]error{}
-	for proof, said := range table {
-		for _, err := range said {
-			proofs[rpctypes.ErrorDesc(err)] = proof
-		}
-	}
-	return proofs
-}
-
-// verdict says what err proves about a write.
-func verdict(err error, sent bool) error {
-	if proof, ok := verdicts[rpctypes.ErrorDesc(err)]; ok {
-		return proof
-	}
-	// gRPC on either side refuses a message for its size before it is handled.
-	if s, ok := status.FromError(err); ok && s.Code() == codes.ResourceExhausted && strings.Contains(s.Message(), "larger than max") {
-		return dcs.ErrInvalid
-	}
-	if !sent {
-		return dcs.ErrUnavailable
-	}
-	return dcs.ErrAmbiguous
 }
 
 // sentMark is set once the message of a call has been handed to a connection,

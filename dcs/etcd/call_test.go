@@ -5,6 +5,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +19,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
 	"github.com/pghad/pghad/dcs"
@@ -29,9 +35,20 @@ type fakeServer struct {
 	answer func(ctx context.Context) error
 	// follow answers the n-th watch, whose request has been received.
 	follow func(n int64, stream pb.Watch_WatchServer) error
-	// watched counts the watches.
-	watched atomic.Int64
+	// watched counts the watches, connected the connections.
+	watched, connected atomic.Int64
 }
+
+func (f *fakeServer) HandleConn(_ context.Context, event stats.ConnStats) {
+	if _, begins := event.(*stats.ConnBegin); begins {
+		f.connected.Add(1)
+	}
+}
+
+func (f *fakeServer) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+
+func (f *fakeServer) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+func (f *fakeServer) HandleRPC(context.Context, stats.RPCStats)                       {}
 
 func (f *fakeServer) count(ctx context.Context) error {
 	f.calls.Add(1)
@@ -43,7 +60,7 @@ func (f *fakeServer) Range(ctx context.Context, _ *pb.RangeRequest) (*pb.RangeRe
 }
 
 func (f *fakeServer) Txn(ctx context.Context, _ *pb.TxnRequest) (*pb.TxnResponse, error) {
-	return &pb.TxnResponse{Header: &pb.ResponseHeader{}}, f.count(ctx)
+	return &pb.TxnResponse{Header: &pb.ResponseHeader{}, Succeeded: true}, f.count(ctx)
 }
 
 func (f *fakeServer) LeaseGrant(ctx context.Context, _ *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
@@ -77,7 +94,13 @@ func startFake(t *testing.T, f *fakeServer) (*grpc.Server, string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	server := grpc.NewServer()
+	return serveFake(t, f, l), l.Addr().String()
+}
+
+// serveFake serves f on connections that may be waiting already.
+func serveFake(t *testing.T, f *fakeServer, l net.Listener) *grpc.Server {
+	t.Helper()
+	server := grpc.NewServer(grpc.StatsHandler(f))
 	pb.RegisterKVServer(server, f)
 	pb.RegisterLeaseServer(server, f)
 	pb.RegisterWatchServer(server, f)
@@ -89,7 +112,7 @@ func startFake(t *testing.T, f *fakeServer) (*grpc.Server, string) {
 			t.Errorf("serve: %v", err)
 		}
 	})
-	return server, l.Addr().String()
+	return server
 }
 
 func open(t *testing.T, cfg etcd.Config) *etcd.Store {
@@ -100,19 +123,19 @@ func open(t *testing.T, cfg etcd.Config) *etcd.Store {
 	return s
 }
 
-// TestVerdicts holds every answer that a server can give against what it
-// proves about a write and what a read makes of it.
-func TestVerdicts(t *testing.T) {
-	t.Parallel()
-	for _, tc := range []struct {
-		answer error
-		write  error
-	}{
+// answers is every answer that a server can give, with what it proves about a
+// write.
+func answers() []answer {
+	return []answer{
 		// The server's own words that prove that nothing was done.
 		{rpctypes.ErrGRPCLeaseNotFound, dcs.ErrSessionLost},
 		{rpctypes.ErrGRPCEmptyKey, dcs.ErrInvalid},
 		{rpctypes.ErrGRPCTooManyOps, dcs.ErrInvalid},
 		{rpctypes.ErrGRPCDuplicateKey, dcs.ErrInvalid},
+		{rpctypes.ErrGRPCValueProvided, dcs.ErrInvalid},
+		{rpctypes.ErrGRPCLeaseProvided, dcs.ErrInvalid},
+		{rpctypes.ErrGRPCInvalidSortOption, dcs.ErrInvalid},
+		{rpctypes.ErrGRPCInvalidClientAPIVersion, dcs.ErrInvalid},
 		{rpctypes.ErrGRPCRequestTooLarge, dcs.ErrInvalid},
 		{rpctypes.ErrGRPCLeaseTTLTooLarge, dcs.ErrInvalid},
 		{status.Error(codes.ResourceExhausted, "grpc: received message larger than max (3 vs. 2)"), dcs.ErrInvalid},
@@ -126,6 +149,8 @@ func TestVerdicts(t *testing.T) {
 		{rpctypes.ErrGRPCPermissionDenied, dcs.ErrUnavailable},
 		{rpctypes.ErrGRPCUserEmpty, dcs.ErrUnavailable},
 		{rpctypes.ErrGRPCUserNotFound, dcs.ErrUnavailable},
+		{rpctypes.ErrGRPCAuthNotEnabled, dcs.ErrUnavailable},
+		{status.Error(codes.Unknown, "raft proposal dropped"), dcs.ErrUnavailable},
 		// Said after the write may have been proposed, or by anything between.
 		{rpctypes.ErrGRPCNoSpace, dcs.ErrAmbiguous},
 		{rpctypes.ErrGRPCStopped, dcs.ErrAmbiguous},
@@ -142,10 +167,38 @@ func TestVerdicts(t *testing.T) {
 		{rpctypes.ErrGRPCFutureRev, dcs.ErrAmbiguous},
 		{rpctypes.ErrGRPCCanceled, dcs.ErrAmbiguous},
 		{rpctypes.ErrGRPCDeadlineExceeded, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCKeyNotFound, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCWatchCanceled, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCMemberExist, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCPeerURLExist, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCMemberNotEnoughStarted, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCMemberBadURLs, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCMemberNotFound, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCMemberNotLearner, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCLearnerNotReady, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCTooManyLearners, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCClusterIDMismatch, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCRootUserNotExist, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCRootRoleNotExist, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCUserAlreadyExist, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCRoleAlreadyExist, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCRoleNotFound, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCRoleEmpty, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCPermissionNotGiven, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCRoleNotGranted, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCPermissionNotGranted, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCInvalidAuthMgmt, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCBadLeaderTransferee, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCWrongDowngradeVersionFormat, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCInvalidDowngradeTargetVersion, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCClusterVersionUnavailable, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCDowngradeInProcess, dcs.ErrAmbiguous},
+		{rpctypes.ErrGRPCNoInflightDowngrade, dcs.ErrAmbiguous},
+		// Said by gRPC itself, by proxies, or by nobody yet.
 		{status.Error(codes.Unavailable, "transport is closing"), dcs.ErrAmbiguous},
 		{status.Error(codes.Canceled, "canceled"), dcs.ErrAmbiguous},
 		{status.Error(codes.DeadlineExceeded, "too late"), dcs.ErrAmbiguous},
-		{status.Error(codes.Unknown, "raft proposal dropped"), dcs.ErrAmbiguous},
+		{status.Error(codes.Unknown, "anything else"), dcs.ErrAmbiguous},
 		{status.Error(codes.Internal, "stream terminated"), dcs.ErrAmbiguous},
 		{status.Error(codes.ResourceExhausted, "slow down"), dcs.ErrAmbiguous},
 		{status.Error(codes.Unimplemented, "unknown method"), dcs.ErrAmbiguous},
@@ -154,7 +207,19 @@ func TestVerdicts(t *testing.T) {
 		{status.Error(codes.InvalidArgument, "says a later version"), dcs.ErrAmbiguous},
 		{status.Error(codes.DataLoss, "lost"), dcs.ErrAmbiguous},
 		{status.Error(codes.Aborted, "aborted"), dcs.ErrAmbiguous},
-	} {
+	}
+}
+
+type answer struct {
+	answer error
+	write  error
+}
+
+// TestVerdicts lets a server give each answer, and looks at what a write and a
+// read make of it.
+func TestVerdicts(t *testing.T) {
+	t.Parallel()
+	for _, tc := range answers() {
 		t.Run(rpctypes.ErrorDesc(tc.answer), func(t *testing.T) {
 			t.Parallel()
 			f := &fakeServer{answer: func(context.Context) error { return tc.answer }}
@@ -174,6 +239,45 @@ func TestVerdicts(t *testing.T) {
 			requireOnly(t, err, read)
 			require.EqualValues(t, 2, f.calls.Load(), "a read is sent once")
 		})
+	}
+}
+
+// TestEveryAnswerOfEtcdIsRuled looks up, in the client's source, what servers can
+// say: a new answer of a later version has to be thought about.
+func TestEveryAnswerOfEtcdIsRuled(t *testing.T) {
+	t.Parallel()
+	const path = "go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	dir, err := exec.Command("go", "list", "-f", "{{.Dir}}", path).Output()
+	require.NoError(t, err)
+	source, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "error.go"))
+	require.NoError(t, err)
+	tested := map[string]bool{}
+	for _, a := range answers() {
+		tested[rpctypes.ErrorDesc(a.answer)] = true
+	}
+	found := regexp.MustCompile(`(ErrGRPC\w+)\s*=\s*status\.Error\(codes\.\w+, "([^"]+)"\)`).FindAllStringSubmatch(string(source), -1)
+	require.Greater(t, len(found), 50)
+	for _, f := range found {
+		require.True(t, etcd.Ruled(f[2]), "%s is not in the table of verdicts", f[1])
+		require.True(t, tested[f[2]], "the verdict on %s is not tested", f[1])
+	}
+}
+
+// TestAdvice: what a person can mend is said.
+func TestAdvice(t *testing.T) {
+	t.Parallel()
+	for answer, says := range map[error]string{
+		rpctypes.ErrGRPCNoSpace:          "compact and defragment",
+		rpctypes.ErrGRPCPermissionDenied: "grant a role",
+		rpctypes.ErrGRPCAuthFailed:       "check the user name",
+		rpctypes.ErrGRPCUserEmpty:        "configure a user name",
+		rpctypes.ErrGRPCRequestTooLarge:  "sent were 3 bytes of keys and values in 1 operations and 0 conditions, and this client takes 1572864 bytes and 128 of each for possible",
+		rpctypes.ErrGRPCTooManyOps:       "in 1 operations",
+	} {
+		f := &fakeServer{answer: func(context.Context) error { return answer }}
+		_, endpoint := startFake(t, f)
+		_, err := dcs.Put(t.Context(), open(t, etcd.Config{Endpoints: []string{endpoint}}), "/k", []byte("v"))
+		require.ErrorContains(t, err, says)
 	}
 }
 
@@ -354,6 +458,7 @@ func TestOpenRefusesAWrongConfig(t *testing.T) {
 		{etcd.Config{}, "at least one endpoint"},
 		{etcd.Config{Endpoints: []string{""}}, "is empty"},
 		{etcd.Config{Endpoints: []string{"a:1"}, DialTimeout: -1}, "negative"},
+		{etcd.Config{Endpoints: []string{"a:1"}, MaxTxnOps: -1}, "negative"},
 		{etcd.Config{Endpoints: []string{"a:1"}, Username: "u"}, "both or not at all"},
 		{etcd.Config{Endpoints: []string{"https://a:1", "http://b:1"}}, "differ in security"},
 		{etcd.Config{Endpoints: []string{"http://a:1"}, TLS: &tls.Config{MinVersion: tls.VersionTLS12}}, "write https"},

@@ -19,6 +19,23 @@
 // A call waits for a connection as long as its context lives. Whether the
 // request was handed to a connection is observed, not guessed: what was not
 // handed over is surely not done. After that only the server's own words prove
-// that nothing was done, and not all of them do: see verdicts. Everything else
-// is dcs.ErrAmbiguous.
+// that nothing was done, and not all of them do: one table (verdicts) says which.
+// Everything else is dcs.ErrAmbiguous.
+//
+// # Several members
+//
+// All calls go to one member, the first of the endpoints that is connected, until
+// it does not answer a call before its context's deadline, or says that it cannot
+// serve; then to the next one, and so on in turn. So a member that refuses
+// connections is met by no call, and one that is silent (its machine has stopped,
+// the network loses everything) by those that are under way, whose outcome is
+// unknown. It is the caller's to make them again: nothing is retried here. Watches
+// move along.
+//
+// # Login
+//
+// With a user name, the first call logs in. A server gives a token that it
+// forgets after a while, when it is restarted, and when users or roles are
+// changed. A call that is refused for its token has not been carried out; it logs
+// in again and is sent a second time, once.
 package etcd

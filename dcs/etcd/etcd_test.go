@@ -170,63 +170,25 @@ func TestWatchSurvivesCompaction(t *testing.T) {
 	await(t, updates, func(u dcs.Update) bool { return len(u.KVs) == 3 })
 }
 
-func TestLogin(t *testing.T) {
-	t.Parallel()
-	server := testbed.StartEtcd(t)
-	root := admin(t, server, clientv3.Config{})
-	_, err := root.UserAdd(t.Context(), "root", "secret")
-	require.NoError(t, err)
-	_, err = root.UserGrantRole(t.Context(), "root", "root")
-	require.NoError(t, err)
-
-	// A password where none is needed yet.
-	s := open(t, etcd.Config{Endpoints: server.Endpoints(), Username: "root", Password: "secret"})
-	_, err = dcs.Put(t.Context(), s, "/k", nil)
-	require.NoError(t, err)
-
-	_, err = root.AuthEnable(t.Context())
-	require.NoError(t, err)
-	_, err = dcs.Put(t.Context(), s, "/k", nil)
-	require.NoError(t, err, "the login is made up for")
-	session, err := s.NewSession(t.Context(), time.Minute)
-	require.NoError(t, err)
-	require.NoError(t, session.Renew(t.Context()))
-	updates := s.Watch(t.Context(), "/")
-	require.Len(t, (<-updates).KVs, 1)
-
-	// A restarted server has forgotten all tokens.
-	require.NoError(t, server.Restart(t.Context()))
-	_, err = dcs.Put(within(t, patience), s, "/l", nil)
-	require.NoError(t, err)
-	await(t, updates, func(u dcs.Update) bool { return len(u.KVs) == 2 })
-
-	for _, cfg := range []etcd.Config{
-		{Username: "root", Password: "wrong"},
-		{Username: "nobody", Password: "secret"},
-		{},
-	} {
-		cfg.Endpoints = server.Endpoints()
-		_, err = dcs.Put(within(t, patience), open(t, cfg), "/k", nil)
-		requireOnly(t, err, dcs.ErrUnavailable)
-	}
-}
-
 func TestLimitsOfAServer(t *testing.T) {
 	t.Parallel()
 	server := testbed.StartEtcd(t)
 	s := open(t, etcd.Config{Endpoints: server.Endpoints()})
-	var txn dcs.Txn
-	for i := range 200 {
-		txn.Then = append(txn.Then, dcs.Op{Key: fmt.Sprintf("/k%d", i)})
-	}
-	_, err := s.Commit(t.Context(), txn)
+	_, err := s.Commit(t.Context(), writes(200))
 	requireOnly(t, err, dcs.ErrInvalid)
+	require.ErrorContains(t, err, "has 200 operations or conditions, at most 128")
 	for _, size := range []int{1700 << 10, 3 << 20} {
 		_, err = dcs.Put(t.Context(), s, "/k", make([]byte, size))
 		requireOnly(t, err, dcs.ErrInvalid)
+		require.ErrorContains(t, err, fmt.Sprintf("has %d bytes of keys and values, at most 1572864", size+2))
 	}
+	// What goes with the value makes it too large for the server.
+	_, err = dcs.Put(t.Context(), s, "/k", make([]byte, etcd.DefaultMaxRequestBytes-2))
+	requireOnly(t, err, dcs.ErrInvalid)
+	require.ErrorContains(t, err, "sent were 1572864 bytes of keys and values in 1 operations")
 	_, err = s.NewSession(t.Context(), 1<<63-1)
 	requireOnly(t, err, dcs.ErrInvalid)
+	require.ErrorContains(t, err, "at most 2500000h0m0s")
 	for _, id := range []dcs.SessionID{"0", "-1", "node#1", "ffffffffffffffff"} {
 		_, err = dcs.Create(t.Context(), s, "/k", nil, id)
 		requireOnly(t, err, dcs.ErrInvalid)
@@ -235,6 +197,41 @@ func TestLimitsOfAServer(t *testing.T) {
 	requireOnly(t, err, dcs.ErrSessionLost)
 	_, err = dcs.CompareAndSwap(t.Context(), s, "/k", 1<<63, nil, "")
 	requireOnly(t, err, dcs.ErrInvalid)
+}
+
+// TestLimitsThatAreConfigured: a server can take more than usual, or less.
+func TestLimitsThatAreConfigured(t *testing.T) {
+	t.Parallel()
+	large := testbed.StartEtcd(t, "--max-txn-ops=300", "--max-request-bytes=4194304")
+	s := open(t, etcd.Config{Endpoints: large.Endpoints(), MaxTxnOps: 300, MaxRequestBytes: 4 << 20})
+	_, err := s.Commit(t.Context(), writes(300))
+	require.NoError(t, err)
+	_, err = dcs.Put(t.Context(), s, "/k", make([]byte, 3<<20))
+	require.NoError(t, err)
+	kv, err := s.Get(t.Context(), "/k")
+	require.NoError(t, err)
+	require.Len(t, kv.Value, 3<<20)
+
+	small := testbed.StartEtcd(t, "--max-txn-ops=10", "--max-request-bytes=10000")
+	s = open(t, etcd.Config{Endpoints: small.Endpoints()})
+	_, err = s.Commit(t.Context(), writes(20))
+	requireOnly(t, err, dcs.ErrInvalid)
+	require.ErrorContains(t, err, "in 20 operations")
+	require.ErrorContains(t, err, "configure it as the servers are")
+	for _, size := range []int{20_000, 1 << 20} {
+		_, err = dcs.Put(t.Context(), s, "/k", make([]byte, size))
+		requireOnly(t, err, dcs.ErrInvalid)
+		require.ErrorContains(t, err, fmt.Sprintf("sent were %d bytes", size+2))
+	}
+}
+
+// writes is a transaction that writes n keys.
+func writes(n int) dcs.Txn {
+	var txn dcs.Txn
+	for i := range n {
+		txn.Then = append(txn.Then, dcs.Op{Key: fmt.Sprintf("/k%d", i)})
+	}
+	return txn
 }
 
 // TestCloseLeavesNoGoroutine is not parallel: it looks at all goroutines.

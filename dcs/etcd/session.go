@@ -22,12 +22,18 @@ type session struct {
 
 var _ dcs.Session = (*session)(nil)
 
+// maxTTL is the longest that etcd grants.
+const maxTTL = 9_000_000_000 * time.Second
+
 // NewSession implements dcs.Store. etcd counts in whole seconds and has a
 // smallest TTL of one and a half election timeouts, two seconds by default: the
 // session reports what was granted, which is at least what was asked.
 func (s *Store) NewSession(ctx context.Context, ttl time.Duration) (dcs.Session, error) {
 	if ttl <= 0 {
 		return nil, fmt.Errorf("session with a ttl of %s, which must be positive: %w", ttl, dcs.ErrInvalid)
+	}
+	if ttl > maxTTL {
+		return nil, fmt.Errorf("session with a ttl of %s, at most %s are possible: %w", ttl, maxTTL, dcs.ErrInvalid)
 	}
 	seconds := int64(ttl / time.Second)
 	if ttl%time.Second > 0 {

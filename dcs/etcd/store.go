@@ -39,9 +39,14 @@ const (
 	pingInterval = 10 * time.Second
 	pingTimeout  = 3 * time.Second
 
-	// maxRequest is how much an etcd with default settings receives in one
-	// message.
-	maxRequest = 2 << 20
+	// DefaultMaxRequestBytes and DefaultMaxTxnOps are those of an etcd that is not
+	// configured otherwise.
+	DefaultMaxRequestBytes = 3 << 19
+	DefaultMaxTxnOps       = 128
+
+	// maxOverhead is by how much etcd lets the message of a request be larger
+	// than the request.
+	maxOverhead = 512 << 10
 )
 
 // Config configures a Store.
@@ -56,6 +61,10 @@ type Config struct {
 	// DialTimeout bounds one attempt to connect, not a call; zero means
 	// DefaultDialTimeout.
 	DialTimeout time.Duration
+	// MaxRequestBytes and MaxTxnOps are what the servers are configured to take,
+	// by their options of the same names; zero means the defaults. What is more
+	// is refused here, with dcs.ErrInvalid.
+	MaxRequestBytes, MaxTxnOps int
 	// Clock times the attempts of a watch to come back; nil means the real one.
 	Clock clock.Clock
 	// Logger is told when a watch loses and regains contact; nil is silence.
@@ -68,6 +77,9 @@ type Store struct {
 	logger *slog.Logger
 	client *clientv3.Client
 	login  *login
+	route  *route
+
+	maxBytes, maxOps int
 
 	kv    pb.KVClient
 	lease pb.LeaseClient
@@ -76,8 +88,9 @@ type Store struct {
 	ctx    context.Context // ends when the store is closed; its lifetime is the store's
 	cancel context.CancelFunc
 
-	mu      sync.Mutex // guards closed, and orders watching.Add before watching.Wait
+	mu      sync.Mutex // guards what follows, and orders watches.Add before watches.Wait
 	closed  bool
+	streams map[*watch]context.CancelCauseFunc // end the streams that watches follow
 	watches sync.WaitGroup
 }
 
@@ -94,9 +107,12 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		clock:  cfg.Clock,
-		logger: cfg.Logger,
-		login:  &login{username: cfg.Username, password: cfg.Password},
+		clock:    cfg.Clock,
+		logger:   cfg.Logger,
+		login:    &login{username: cfg.Username, password: cfg.Password},
+		maxBytes: cmp.Or(cfg.MaxRequestBytes, DefaultMaxRequestBytes),
+		maxOps:   cmp.Or(cfg.MaxTxnOps, DefaultMaxTxnOps),
+		streams:  map[*watch]context.CancelCauseFunc{},
 	}
 	if s.clock == nil {
 		s.clock = clock.New()
@@ -111,12 +127,13 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		DialKeepAliveTime:    pingInterval,
 		DialKeepAliveTimeout: pingTimeout,
 		Logger:               zap.NewNop(),
-		DialOptions:          dialOptions(cmp.Or(cfg.DialTimeout, DefaultDialTimeout)),
+		DialOptions:          dialOptions(cmp.Or(cfg.DialTimeout, DefaultDialTimeout), s.maxBytes),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("set up the client of etcd at %s: %w: %w", strings.Join(cfg.Endpoints, ", "), dcs.ErrInvalid, err)
 	}
 	s.client = client
+	s.route = &route{left: s.followAnew}
 	conn := client.ActiveConnection()
 	s.kv, s.lease, s.watch = pb.NewKVClient(conn), pb.NewLeaseClient(conn), pb.NewWatchClient(conn)
 	s.login.auth = pb.NewAuthClient(conn)
@@ -130,6 +147,9 @@ func (c Config) validate() error {
 	}
 	if c.DialTimeout < 0 {
 		return fmt.Errorf("dial timeout of %s is negative: %w", c.DialTimeout, dcs.ErrInvalid)
+	}
+	if c.MaxRequestBytes < 0 || c.MaxTxnOps < 0 {
+		return fmt.Errorf("limits of %d bytes and %d operations cannot be negative: %w", c.MaxRequestBytes, c.MaxTxnOps, dcs.ErrInvalid)
 	}
 	if (c.Username == "") != (c.Password == "") {
 		return fmt.Errorf("user name and password of etcd are given both or not at all: %w", dcs.ErrInvalid)
@@ -151,9 +171,12 @@ func (c Config) validate() error {
 	return nil
 }
 
-func dialOptions(dialTimeout time.Duration) []grpc.DialOption {
+func dialOptions(dialTimeout time.Duration, maxBytes int) []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithDisableRetry(),
+		// Else the balancer of etcd's client would be used.
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithStatsHandler(sentObserver{}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{
@@ -166,7 +189,7 @@ func dialOptions(dialTimeout time.Duration) []grpc.DialOption {
 		}),
 		grpc.WithDefaultCallOptions(
 			grpc.WaitForReady(true),
-			grpc.MaxCallSendMsgSize(maxRequest),
+			grpc.MaxCallSendMsgSize(maxBytes+maxOverhead),
 			grpc.MaxCallRecvMsgSize(math.MaxInt32),
 		),
 	}
@@ -244,7 +267,14 @@ func (s *Store) Commit(ctx context.Context, txn dcs.Txn) (dcs.Revision, error) {
 	}
 	var response *pb.TxnResponse
 	keys := outcome.Keys(txn)
-	err = s.do(ctx, call{name: "commit of", object: keys}, func(ctx context.Context) (err error) {
+	if err := s.checkLimits(keys, txn, request); err != nil {
+		return 0, err
+	}
+	limits := func() string {
+		return fmt.Sprintf("sent were %d bytes of keys and values in %d operations and %d conditions, and this client takes %d bytes and %d of each for possible: "+
+			"configure it as the servers are", size(txn), len(request.Success), len(request.Compare), s.maxBytes, s.maxOps)
+	}
+	err = s.do(ctx, call{name: "commit of", object: keys, limits: limits}, func(ctx context.Context) (err error) {
 		response, err = s.kv.Txn(ctx, request)
 		return err
 	})
@@ -258,6 +288,29 @@ func (s *Store) Commit(ctx context.Context, txn dcs.Txn) (dcs.Revision, error) {
 		return 0, nil
 	}
 	return dcs.Revision(response.Header.Revision), nil //nolint:gosec // Revisions of etcd are positive.
+}
+
+// checkLimits refuses what the servers would refuse for its size.
+func (s *Store) checkLimits(keys string, txn dcs.Txn, request *pb.TxnRequest) error {
+	if n := max(len(request.Compare), len(request.Success)); n > s.maxOps {
+		return fmt.Errorf("commit of %s has %d operations or conditions, at most %d of each are possible (etcd's max-txn-ops): %w", keys, n, s.maxOps, dcs.ErrInvalid)
+	}
+	if n := size(txn); n > s.maxBytes {
+		return fmt.Errorf("commit of %s has %d bytes of keys and values, at most %d are possible (etcd's max-request-bytes): %w", keys, n, s.maxBytes, dcs.ErrInvalid)
+	}
+	return nil
+}
+
+// size is how long the keys and values of a transaction are together.
+func size(txn dcs.Txn) int {
+	bytes := 0
+	for _, g := range txn.If {
+		bytes += len(g.Key)
+	}
+	for _, op := range txn.Then {
+		bytes += len(op.Key) + len(op.Value)
+	}
+	return bytes
 }
 
 // toEtcd translates a transaction that has been validated.

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -25,6 +26,31 @@ const (
 	minWatchWait = 50 * time.Millisecond
 	maxWatchWait = time.Second
 )
+
+// errMemberLeft ends the stream of a watch whose member may have fallen silent.
+var errMemberLeft = errors.New("the store asks another member now")
+
+// followAnew makes all watches ask the member that the store asks now. A stream
+// of one that is silent would be found out by pings, much later.
+func (s *Store) followAnew() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, end := range s.streams {
+		end(errMemberLeft)
+	}
+}
+
+// follows remembers how to end the stream of a watch, until forget is called.
+func (s *Store) follows(w *watch, end context.CancelCauseFunc) (forget func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.streams[w] = end
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.streams, w)
+	}
+}
 
 // watch is one open watch: a goroutine that lists, follows the changes after
 // the list, and begins anew when it cannot.
@@ -99,9 +125,10 @@ func (w *watch) follow(ctx context.Context) (opened bool, err error) {
 	}
 	w.deliverState(state)
 
-	ctx, end := context.WithCancelCause(ctx)
+	ctx, end := context.WithCancelCause(w.store.route.with(ctx))
 	defer end(nil) // ends the stream
-	slow := fmt.Errorf("watch of %s was not opened within %s: %w", w.prefix, openPatience, dcs.ErrUnavailable)
+	defer w.store.follows(w, end)()
+	slow := fmt.Errorf("watch of %s was not opened within %s: %w: %w", w.prefix, openPatience, dcs.ErrUnavailable, context.DeadlineExceeded)
 	overdue := w.store.clock.AfterFunc(openPatience, func() { end(slow) })
 	defer overdue.Stop()
 	stream, err := w.open(ctx, revision+1)
@@ -120,7 +147,10 @@ func (w *watch) follow(ctx context.Context) (opened bool, err error) {
 			}
 		}
 	}
-	if cause := context.Cause(ctx); cause != nil {
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errMemberLeft):
+		return opened, nil
+	case cause != nil:
 		return opened, cause
 	}
 	return opened, fmt.Errorf("watch of %s: %w: %s", w.prefix, dcs.ErrUnavailable, rpctypes.ErrorDesc(err))
