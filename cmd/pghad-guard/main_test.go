@@ -96,9 +96,11 @@ func background(tb testing.TB, until string, args ...string) *exec.Cmd {
 	require.NoError(tb, cmd.Start())
 	require.NoError(tb, writer.Close())
 	lines := bufio.NewScanner(out)
-	for lines.Scan() && !strings.Contains(lines.Text(), until) {
+	said := ""
+	for !strings.Contains(said, until) && lines.Scan() {
+		said = lines.Text()
 	}
-	require.Contains(tb, lines.Text(), until)
+	require.Contains(tb, said, until)
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)

@@ -2,7 +2,6 @@ package guard
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -37,6 +36,7 @@ type Guard struct {
 	children chan os.Signal // SIGCHLD
 	signals  chan os.Signal // the others
 	quit     chan struct{}  // closed at the end
+	log      *journal
 }
 
 // Run guards one server until no process of it is left, and returns the exit
@@ -57,6 +57,11 @@ func Run(cfg Config) (code int, err error) {
 	}
 	g := &Guard{cfg: cfg, children: make(chan os.Signal, 1), signals: make(chan os.Signal, 8), quit: make(chan struct{})}
 	defer close(g.quit)
+	g.log = newJournal(cfg.Log)
+	defer g.log.close()
+	if err := stayInMemory(); err != nil {
+		g.say("it may be swapped out: " + err.Error())
+	}
 	if g.alarm, err = newAlarm(); err != nil {
 		return 0, err
 	}
@@ -122,7 +127,12 @@ func (g *Guard) await() (act func()) {
 	case conn := <-connected:
 		return func() { g.meet(conn) }
 	case a := <-asked:
-		return func() { g.answer(a) }
+		from := g.agent
+		return func() {
+			if g.agent == from { // it may have been cut off since
+				g.answer(a)
+			}
+		}
 	}
 }
 
@@ -189,8 +199,8 @@ func (g *Guard) look(now Instant) {
 // pass is what happens at the deadline.
 func (g *Guard) pass(now Instant) {
 	g.passed = true
-	g.say("the deadline has passed: PostgreSQL is stopped at once")
 	g.stop(StopImmediate, now)
+	g.say("the deadline has passed: PostgreSQL is stopped at once")
 	if g.server.exit != "" {
 		g.killAt = now // nobody is left who could tell the others
 	}
@@ -276,7 +286,7 @@ func (g *Guard) meet(conn *net.UnixConn) {
 		return
 	}
 	g.agent = newcomer
-	g.agent.send(message{Hello: &Hello{Version: Version, Pid: os.Getpid(), Status: *g.status(Now())}})
+	g.send(message{Hello: &Hello{Version: Version, Pid: os.Getpid(), Status: *g.status(Now())}})
 	go newcomer.listen() // its owner is the connection: it ends with it
 }
 
@@ -298,8 +308,10 @@ func (g *Guard) answer(a ask) {
 		return
 	case a.err != nil:
 		g.say("the agent is cut off: " + a.err.Error())
-		g.agent.send(message{Response: Response{ID: a.request.ID, Error: because(ErrRequest, a.err.Error())}})
-		g.part()
+		g.send(message{Response: Response{ID: a.request.ID, Error: because(ErrRequest, a.err.Error())}})
+		if g.agent != nil {
+			g.part()
+		}
 		return
 	}
 	now := Now()
@@ -310,10 +322,7 @@ func (g *Guard) answer(a ask) {
 		g.look(now) // a deadline may have been revoked
 		response.Status = g.status(now)
 	}
-	if !g.agent.send(message{Response: response}) {
-		g.say("the agent is cut off: it does not read")
-		g.part()
-	}
+	g.send(message{Response: response})
 }
 
 func (g *Guard) obey(r Request, now Instant) *Error {
@@ -396,31 +405,31 @@ func (g *Guard) disarm() {
 	}
 }
 
-// end leaves nothing behind. The socket goes before the last words to the agent,
-// which may start the next guard when it has read them.
+// end leaves nothing behind. The socket goes before the connection: the agent may
+// start the next guard when that has ended.
 func (g *Guard) end() {
 	g.disarm()
+	if g.server.gone {
+		g.tell(Event{Kind: EventGone})
+	}
 	if g.socket != nil {
 		g.socket.close()
 	}
 	if g.agent != nil {
-		if g.server.gone {
-			g.tell(Event{Kind: EventGone})
-		}
-		if g.agent != nil {
-			g.agent.close()
-		}
+		g.agent.close()
 	}
 }
 
-// tell reports an event to the agent, if there is one that reads.
-func (g *Guard) tell(e Event) {
-	if g.agent != nil && !g.agent.send(message{Event: &e}) {
+// tell reports an event.
+func (g *Guard) tell(e Event) { g.send(message{Event: &e}) }
+
+// send says something to the agent, if there is one that reads.
+func (g *Guard) send(m message) {
+	if g.agent != nil && !g.agent.send(m) {
+		g.say("the agent is cut off: it does not read")
 		g.part()
 	}
 }
 
-// say writes one line to the log.
-func (g *Guard) say(text string) {
-	_, _ = fmt.Fprintf(g.cfg.Log, "%s pghad-guard[%d]: %s\n", time.Now().UTC().Format("2006-01-02T15:04:05.000Z"), os.Getpid(), text) // nobody is there to complain to
-}
+// say writes a line to the log.
+func (g *Guard) say(text string) { g.log.say(text) }

@@ -883,3 +883,31 @@ func TestWatchdogThatCannotBeArmed(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, guard.Status{State: guard.StateRunning, Pid: pid}, found)
 }
+
+// A guard whose log does not take anything any more stops its server all the same.
+func TestLogThatIsStuck(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	h := &host{program: &program{tb: t}, dir: dir, server: filepath.Join(dir, "server.log")}
+	start := h.order("", later)
+	reader, writer, err := os.Pipe()
+	require.NoError(t, err)
+	defer reader.Close() //nolint:errcheck // read only
+	defer writer.Close() //nolint:errcheck // it is full
+	require.NoError(t, writer.SetWriteDeadline(time.Now().Add(100*time.Millisecond)))
+	_, err = writer.Write(make([]byte, 1<<20))
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded, "the pipe is full")
+	guarded := exec.Command(executable(t))
+	guarded.Env = append(os.Environ(), noSleep, roleVariable+"=guard", orderVariable+"="+text(t, order{Guard: setup{Start: &start}}))
+	guarded.Stderr = writer
+	require.NoError(t, guarded.Start())
+	t.Cleanup(func() { _ = guarded.Process.Kill() })
+	ended := make(chan error, 1)
+	go func() { ended <- guarded.Wait() }()
+	select {
+	case <-ended:
+		require.Equal(t, 2, guarded.ProcessState.ExitCode())
+	case <-time.After(patience):
+		require.Fail(t, "it waits for its log")
+	}
+}

@@ -39,8 +39,8 @@ type Start struct {
 	Dir        string      `json:"dir,omitempty"`        // working directory; default: /
 	Credential *Credential `json:"credential,omitempty"` // default: the guard's own
 	// Log is the file that takes standard output and error, for appending. It is
-	// made if it is missing, and belongs to the credential's user then. Default:
-	// the guard's standard error.
+	// made if it is missing, and given to the credential's user. Default: the
+	// guard's standard error.
 	Log string `json:"log,omitempty"`
 	// Deadline declares the server writable from its start on.
 	Deadline *Deadline `json:"deadline,omitempty"`

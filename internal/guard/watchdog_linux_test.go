@@ -128,3 +128,20 @@ func TestIsLivingChild(t *testing.T) {
 		require.Equal(t, want, isLivingChild([]byte(stat), "42"), stat)
 	}
 }
+
+func TestMappingOf(t *testing.T) {
+	t.Parallel()
+	begin, end, is := mappingOf("00400000-0052e000 r-xp 00000000 fe:00 12345                              /usr/bin/pghad-guard", "/usr/bin/pghad-guard")
+	require.True(t, is)
+	require.Equal(t, uintptr(0x400000), begin)
+	require.Equal(t, uintptr(0x52e000), end)
+	for _, line := range []string{
+		"00400000-0052e000 r-xp 00000000 fe:00 12345 /usr/bin/pghad",
+		"c000000000-c000400000 rw-p 00000000 00:00 0",
+		"00400000 r-xp 00000000 fe:00 12345 /usr/bin/pghad-guard",
+		"",
+	} {
+		_, _, is := mappingOf(line, "/usr/bin/pghad-guard")
+		require.False(t, is, line)
+	}
+}
