@@ -186,8 +186,17 @@ func TestRefusal(t *testing.T) {
 func TestCommandLine(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
-		{}, {"watch"}, {"run"}, {"run", "--deadline", "soon", "--", "x"}, {"serve"}, {"serve", "--socket", "/x/y", "postgres"},
-		{"deadline"}, {"deadline", "--socket", "x", "10"}, {"stop", "smart"}, {"status", "now"}, {"status", "--sockets"},
+		{},
+		{"watch"},
+		{"run"},
+		{"run", "--deadline", "soon", "--", "x"},
+		{"serve"},
+		{"serve", "--socket", "/x/y", "postgres"},
+		{"deadline"},
+		{"deadline", "--socket", "x", "10"},
+		{"stop", "smart"},
+		{"status", "now"},
+		{"status", "--sockets"},
 	} {
 		code, _, stderr := command(t, args...)
 		require.Equal(t, exitUsage, code, args)

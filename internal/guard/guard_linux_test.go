@@ -905,7 +905,7 @@ func TestLogThatIsStuck(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- guarded.Wait() }()
 	select {
-	case <-ended:
+	case <-ended: //nolint:errcheck // a test that is over
 		require.Equal(t, 2, guarded.ProcessState.ExitCode())
 	case <-time.After(patience):
 		require.Fail(t, "it waits for its log")
