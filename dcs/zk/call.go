@@ -47,11 +47,20 @@ func (c call) explain(ctx, store context.Context, sent bool, err error) error {
 	case unavailable && store.Err() != nil:
 		proof = dcs.ErrClosed
 	case interrupted && cause != nil && c.read:
-		return fmt.Errorf("%s %s: %w (%s)", c.name, c.object, cause, err.Error())
+		return fmt.Errorf("%s %s: %w (%s)", c.name, c.object, cause, words(err))
 	case interrupted && cause != nil:
-		return fmt.Errorf("%s %s: %w: %w (%s)", c.name, c.object, proof, cause, err.Error())
+		return fmt.Errorf("%s %s: %w: %w (%s)", c.name, c.object, proof, cause, words(err))
 	}
-	return fmt.Errorf("%s %s: %w: %s", c.name, c.object, proof, err.Error())
+	return fmt.Errorf("%s %s: %w: %s", c.name, c.object, proof, words(err))
+}
+
+// words are those of err, and what a person can do about it. A server takes any
+// user and any password, and then finds that a node is for others.
+func words(err error) string {
+	if errors.Is(err, zk.ErrNoAuth) {
+		return err.Error() + ": check the user name and the password, and to whom the ACLs of the nodes permit what"
+	}
+	return err.Error()
 }
 
 // What is said here, beside what the client says.
