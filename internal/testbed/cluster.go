@@ -35,7 +35,11 @@ type ClusterConfig struct {
 	Dir string
 	// Names of the nodes. Default: a, b, c. The first one creates the cluster.
 	Names []string
-	// Endpoints of the etcd that holds the records.
+	// Store is the kind of the store that holds the records, as dcs.type in each
+	// configuration file. Default: etcd.
+	Store string
+	// Endpoints of that store. They are not for the kind embedded, of which each
+	// node has a member.
 	Endpoints []string
 	// BinDir holds PostgreSQL's programs. Default: the newest of this machine.
 	BinDir string
@@ -68,6 +72,8 @@ type clusterNode struct {
 	dir  string
 	port int // of PostgreSQL
 	api  int // port of the agent, for other nodes
+	// Ports of the member of an embedded store, for its clients and for the others.
+	client, peer int
 
 	mu      sync.Mutex // guards process, and is held while starting and killing
 	process *process
@@ -92,6 +98,9 @@ func NewCluster(cfg ClusterConfig) (*Cluster, error) {
 	if len(cfg.Names) == 0 {
 		cfg.Names = []string{"a", "b", "c"}
 	}
+	if cfg.Store == "" {
+		cfg.Store = "etcd"
+	}
 	if cfg.LogLevel == "" {
 		cfg.LogLevel = "info"
 	}
@@ -106,17 +115,21 @@ func NewCluster(cfg ClusterConfig) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	ports, err := FreePorts(2 * len(cfg.Names))
+	ports, err := FreePorts(4 * len(cfg.Names))
 	if err != nil {
 		return nil, err
 	}
 	c := &Cluster{cfg: cfg, account: account, password: rand.Text(), replication: rand.Text()}
 	for i, name := range cfg.Names {
-		node := &clusterNode{name: name, dir: filepath.Join(cfg.Dir, name), port: ports[2*i], api: ports[2*i+1]}
+		own := ports[4*i:]
+		c.nodes = append(c.nodes, &clusterNode{
+			name: name, dir: filepath.Join(cfg.Dir, name), port: own[0], api: own[1], client: own[2], peer: own[3],
+		})
+	}
+	for i, node := range c.nodes {
 		if err := c.prepare(node, i == 0); err != nil {
-			return nil, fmt.Errorf("prepare node %s: %w", name, err)
+			return nil, fmt.Errorf("prepare node %s: %w", node.name, err)
 		}
-		c.nodes = append(c.nodes, node)
 	}
 	return c, nil
 }
@@ -143,10 +156,7 @@ func (c *Cluster) settings(node *clusterNode, first bool) yaml.MapSlice {
 		{Key: "cluster", Value: clusterName},
 		{Key: "node", Value: node.name},
 		{Key: "bootstrap", Value: first},
-		{Key: "dcs", Value: yaml.MapSlice{
-			{Key: "type", Value: "etcd"},
-			{Key: "endpoints", Value: c.cfg.Endpoints},
-		}},
+		{Key: "dcs", Value: c.store(node)},
 		{Key: "postgres", Value: yaml.MapSlice{
 			{Key: "bin_dir", Value: c.cfg.BinDir},
 			{Key: "data_dir", Value: node.data()},
@@ -169,6 +179,28 @@ func (c *Cluster) settings(node *clusterNode, first bool) yaml.MapSlice {
 		settings = append(settings, yaml.MapItem{Key: "timing", Value: c.cfg.Timing})
 	}
 	return settings
+}
+
+// store is the section dcs of a node.
+func (c *Cluster) store(node *clusterNode) yaml.MapSlice {
+	if c.cfg.Store != "embedded" {
+		return yaml.MapSlice{{Key: "type", Value: c.cfg.Store}, {Key: "endpoints", Value: c.cfg.Endpoints}}
+	}
+	var endpoints []string
+	members := yaml.MapSlice{}
+	for _, n := range c.nodes {
+		endpoints = append(endpoints, plainURL(n.client))
+		members = append(members, yaml.MapItem{Key: n.name, Value: plainURL(n.peer)})
+	}
+	return yaml.MapSlice{
+		{Key: "type", Value: c.cfg.Store},
+		{Key: "endpoints", Value: endpoints},
+		{Key: "embedded", Value: yaml.MapSlice{
+			{Key: "listen", Value: plainURL(node.client)},
+			{Key: "members", Value: members},
+			{Key: "data_dir", Value: filepath.Join(node.dir, "etcd")},
+		}},
+	}
 }
 
 // Names of the nodes.

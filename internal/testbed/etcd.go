@@ -74,7 +74,7 @@ func newEtcdServer(cfg EtcdConfig, name string) (*EtcdServer, error) {
 	if cfg.Binary == "" {
 		path, err := exec.LookPath("etcd")
 		if err != nil {
-			return nil, fmt.Errorf("etcd is not installed, on Debian it is in the package etcd-server: %w", err)
+			return nil, errors.New("etcd is not installed; on Debian it is in the package etcd-server: " + etcdInstall)
 		}
 		cfg.Binary = path
 	}
@@ -153,12 +153,31 @@ func (s *EtcdServer) Resume() error {
 	return s.running(func(p *process) error { return p.signal(syscall.SIGCONT) })
 }
 
+// AwaitServing waits until a server that runs serves, which after Resume takes it
+// a moment.
+func (s *EtcdServer) AwaitServing(ctx context.Context) error {
+	s.mu.Lock()
+	p := s.process
+	s.mu.Unlock()
+	if p == nil {
+		return errEtcdStopped
+	}
+	ctx, cancel := context.WithTimeout(ctx, etcdPatience)
+	defer cancel()
+	return s.awaitHealth(ctx, p)
+}
+
+// LogTail returns the last lines of what the server has written.
+func (s *EtcdServer) LogTail() string { return tail(s.log) }
+
+var errEtcdStopped = errors.New("etcd does not run; start it first")
+
 // running does something to a server that runs.
 func (s *EtcdServer) running(do func(*process) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.process == nil {
-		return errors.New("etcd does not run; start it first")
+		return errEtcdStopped
 	}
 	return do(s.process)
 }
@@ -263,11 +282,21 @@ func EtcdHealth(ctx context.Context, clientURL string) error {
 	return nil
 }
 
+// etcdInstall is how to get it.
+const etcdInstall = "apt-get install etcd-server"
+
+// NeedEtcd returns the path of etcd. The test is skipped, or fails with CI=true,
+// when it is not installed.
+func NeedEtcd(tb TB) string {
+	tb.Helper()
+	return Need(tb, "etcd", etcdInstall)
+}
+
 // StartEtcd starts an etcd for a test and stops it at cleanup. The test is
 // skipped, or fails with CI=true, when etcd is not installed.
 func StartEtcd(tb TB, args ...string) *EtcdServer {
 	tb.Helper()
-	binary := Need(tb, "etcd", "apt-get install etcd-server")
+	binary := NeedEtcd(tb)
 	s, err := NewEtcdServer(EtcdConfig{Binary: binary, Dir: tb.TempDir(), Args: args})
 	if err != nil {
 		tb.Fatalf("prepare etcd: %v", err)

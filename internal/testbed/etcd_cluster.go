@@ -130,7 +130,7 @@ func (s *EtcdServer) Leads(ctx context.Context) (bool, error) {
 func StartEtcdCluster(tb TB, cfg EtcdConfig, n int) *EtcdCluster {
 	tb.Helper()
 	if cfg.Binary == "" {
-		cfg.Binary = Need(tb, "etcd", "apt-get install etcd-server")
+		cfg.Binary = NeedEtcd(tb)
 	}
 	if cfg.Dir == "" {
 		cfg.Dir = tb.TempDir()

@@ -43,8 +43,13 @@ func TestEtcdServerLives(t *testing.T) {
 	require.True(t, listens(t, endpoint))
 
 	require.NoError(t, s.Pause())
+	require.NoError(t, s.Resume())
+	require.NoError(t, s.AwaitServing(t.Context()))
+	require.Contains(t, s.LogTail(), "etcd")
+	require.NoError(t, s.Pause())
 	require.NoError(t, s.Stop(), "a frozen server is stopped too")
 	require.False(t, listens(t, endpoint))
+	require.ErrorContains(t, s.AwaitServing(t.Context()), "does not run")
 }
 
 func TestEtcdServerSaysWhyItDoesNotStart(t *testing.T) {

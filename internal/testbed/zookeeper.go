@@ -45,7 +45,7 @@ func (c *ZooKeeperConfig) find() error {
 	if c.Java == "" {
 		path, err := exec.LookPath("java")
 		if err != nil {
-			return fmt.Errorf("java is not installed, on Debian it comes with the package zookeeper: %w", err)
+			return errors.New("java is not installed, without which ZooKeeper does not run; on Debian it comes with the package zookeeper: " + zookeeperInstall)
 		}
 		c.Java = path
 	}
@@ -83,7 +83,7 @@ func zookeeperClassPath() (string, error) {
 			}
 		}
 	}
-	return "", errors.New("ZooKeeper is not installed, on Debian it is in the package zookeeper")
+	return "", errors.New("ZooKeeper is not installed; on Debian it is in the package zookeeper: " + zookeeperInstall)
 }
 
 // ZooKeeperServer is a ZooKeeper of its own, or a member of an ensemble. Its
@@ -180,6 +180,23 @@ func (s *ZooKeeperServer) Resume() error {
 	return s.running(func(p *process) error { return p.signal(syscall.SIGCONT) })
 }
 
+// AwaitServing waits until a server that runs serves, which after Resume takes it
+// a moment.
+func (s *ZooKeeperServer) AwaitServing(ctx context.Context) error {
+	s.mu.Lock()
+	p := s.process
+	s.mu.Unlock()
+	if p == nil {
+		return errZooKeeperStopped
+	}
+	ctx, cancel := context.WithTimeout(ctx, zookeeperPatience)
+	defer cancel()
+	return s.awaitServing(ctx, p)
+}
+
+// LogTail returns the last lines of what the server has written.
+func (s *ZooKeeperServer) LogTail() string { return tail(s.logFile()) }
+
 // Mode is what the server says it is: standalone, leader or follower. An error
 // says that it does not serve.
 func (s *ZooKeeperServer) Mode(ctx context.Context) (string, error) {
@@ -204,12 +221,14 @@ func (s *ZooKeeperServer) Mode(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("ZooKeeper does not serve: %s", strings.TrimSpace(string(answer)))
 }
 
+var errZooKeeperStopped = errors.New("ZooKeeper does not run; start it first")
+
 // running does something to a server that runs.
 func (s *ZooKeeperServer) running(do func(*process) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.process == nil {
-		return errors.New("ZooKeeper does not run; start it first")
+		return errZooKeeperStopped
 	}
 	return do(s.process)
 }
@@ -313,16 +332,23 @@ func (s *ZooKeeperServer) awaitServing(ctx context.Context, p *process) error {
 	}
 }
 
+// NeedZooKeeper skips the test when ZooKeeper is not installed, or fails it with
+// CI=true.
+func NeedZooKeeper(tb TB) {
+	tb.Helper()
+	needZooKeeper(tb, &ZooKeeperConfig{})
+}
+
 // needZooKeeper completes cfg for a test, or skips the test.
 func needZooKeeper(tb TB, cfg *ZooKeeperConfig) {
 	tb.Helper()
 	cfg.Java = Need(tb, "java", zookeeperInstall)
 	if err := cfg.find(); err != nil {
-		const message = "NOT TESTED: %v; install it with: %s"
+		const message = "NOT TESTED: %v"
 		if os.Getenv("CI") == "true" {
-			tb.Fatalf(message, err, zookeeperInstall)
+			tb.Fatalf(message, err)
 		}
-		tb.Skipf(message, err, zookeeperInstall)
+		tb.Skipf(message, err)
 	}
 	cfg.Dir = tb.TempDir()
 }

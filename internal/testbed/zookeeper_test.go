@@ -26,7 +26,12 @@ func TestZooKeeperServerLives(t *testing.T) {
 	require.NoError(t, s.Start(t.Context()))
 	require.Equal(t, address, s.Address())
 	require.NoError(t, s.Pause())
+	require.NoError(t, s.Resume())
+	require.NoError(t, s.AwaitServing(t.Context()))
+	require.Contains(t, s.LogTail(), "zookeeper")
+	require.NoError(t, s.Pause())
 	require.NoError(t, s.Stop(), "a frozen server is stopped too")
+	require.ErrorContains(t, s.AwaitServing(t.Context()), "does not run")
 	_, err = s.Mode(t.Context())
 	require.Error(t, err)
 }
