@@ -68,6 +68,16 @@ func TestUsage(t *testing.T) {
 			"unknown sabotage", "demo --script rejoin --sabotage x", nil,
 			result{2, "", "pghad: --sabotage \"x\" is unknown: write one of fail-write, lose, two-writers; see pghad --help\n"},
 		},
+		{"unknown store", "demo --dcs consul", nil, result{2, "", "pghad: --dcs \"consul\" is unknown: write one of embedded, etcd, zookeeper; see pghad --help\n"}},
+		{"two servers", "demo --dcs etcd --dcs-members 2", nil, result{2, "", "pghad: --dcs-members 2 is not possible: write 1 or 3; see pghad --help\n"}},
+		{
+			"three embedded", "demo --dcs-members 3", nil,
+			result{2, "", "pghad: --dcs-members 3 needs --dcs etcd or zookeeper: the embedded store has one member; see pghad --help\n"},
+		},
+		{
+			"another kind of store", "list --cluster x --dcs-type zookeeper --dcs-endpoints http://x:1", nil,
+			result{2, "", "--dcs-endpoints: dcs.endpoints: \"http://x:1\" is not an address of ZooKeeper; write it like 10.0.0.1:2181\n"},
+		},
 		{"result without a script", "demo --json", nil, result{2, "", "pghad: --json and --sabotage need a --script; see pghad --help\n"}},
 	}
 	for _, tt := range tests {

@@ -21,14 +21,15 @@ import (
 // clientFlags say which cluster a command is about, and in which form it gives
 // its result. Those that are empty leave the key to the environment and the file.
 type clientFlags struct {
-	file, endpoints, cluster, namespace string
-	output                              string
+	file, store, endpoints, cluster, namespace string
+	output                                     string
 }
 
 // add declares the flags on a command.
 func (f *clientFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVarP(&f.file, "config", "c", "", "configuration `FILE` of any node of the cluster")
+	flags.StringVar(&f.store, "dcs-type", "", "`KIND` of the store: etcd or zookeeper (dcs.type)")
 	flags.StringVar(&f.endpoints, "dcs-endpoints", "", "`ADDRESSES` of the store, separated by commas (dcs.endpoints)")
 	flags.StringVar(&f.cluster, "cluster", "", "`NAME` of the cluster")
 	flags.StringVar(&f.namespace, "namespace", "", "first part of the cluster's keys in the store")
@@ -39,6 +40,7 @@ func (f *clientFlags) add(cmd *cobra.Command) {
 func (f *clientFlags) overrides() []config.Flag {
 	var given []config.Flag
 	for _, flag := range []config.Flag{
+		{Name: "--dcs-type", Key: "dcs.type", Text: f.store},
 		{Name: "--dcs-endpoints", Key: "dcs.endpoints", Text: f.endpoints},
 		{Name: "--cluster", Key: "cluster", Text: f.cluster},
 		{Name: "--namespace", Key: "namespace", Text: f.namespace},

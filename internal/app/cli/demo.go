@@ -18,10 +18,13 @@ func (a *app) demo() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Show a cluster of three nodes on this machine, with nothing to configure",
-		Long: `demo starts three PostgreSQL nodes, an etcd and clients that write, and shows them
-live: who leads, how far the others are, what was acknowledged, how long writes
-were not possible. Keys kill the postmaster, the agent or the whole node of the
-leader, stop etcd, and ask for a switchover.
+		Long: `demo starts three PostgreSQL nodes, a configuration store and clients that write,
+and shows them live: who leads, how far the others are, what was acknowledged, how
+long writes were not possible. Keys kill the postmaster, the agent or the whole node
+of the leader, stop the store, and ask for a switchover.
+
+The store is an etcd that is built in, or with --dcs the etcd or the ZooKeeper that
+is installed on this machine: on Debian the packages etcd-server and zookeeper.
 
 With --script it plays one fault unattended and ends with a verdict: exit code 0
 only if no acknowledged row was lost, no two nodes wrote at one time, and the
@@ -29,7 +32,7 @@ cluster did what it should. Everything it starts and writes is removed at the
 end.
 
 Scripts: ` + strings.Join(demo.Scripts(), ", "),
-		Example: "  pghad demo\n  pghad demo --script kill-node --json",
+		Example: "  pghad demo\n  pghad demo --script kill-node --json\n  pghad demo --dcs zookeeper --dcs-members 3 --script dcs-outage",
 		Args:    cobra.NoArgs,
 		RunE: a.command(func(cmd *cobra.Command) error {
 			return a.runDemo(cmd.Context(), options)
@@ -39,6 +42,8 @@ Scripts: ` + strings.Join(demo.Scripts(), ", "),
 	f.StringVar(&options.Script, "script", "", "play the script `NAME` unattended")
 	f.BoolVar(&options.JSON, "json", false, "print the result of the script as one JSON object")
 	f.StringVar(&options.Sabotage, "sabotage", "", "plant a fault that the verdict must find: "+strings.Join(demo.Sabotages(), " or ")+" (`KIND`)")
+	f.StringVar(&options.DCS, "dcs", demo.DCSEmbedded, "`KIND` of the configuration store: "+strings.Join(demo.DCSs(), ", "))
+	f.IntVar(&options.DCSMembers, "dcs-members", 1, "`NUMBER` of its servers: 1, or 3 with etcd and zookeeper")
 	f.BoolVar(&options.Quick, "quick", false, "give the nodes short timings: a lease of 3s instead of the default of 10s")
 	f.BoolVar(&options.Keep, "keep", false, "keep the files if the verdict is not ok")
 	cmd.AddCommand(a.demoSweep())
@@ -68,6 +73,12 @@ func (a *app) runDemo(ctx context.Context, options demo.Options) error {
 		return &usageError{fmt.Errorf("--script %q is unknown: write one of %s", options.Script, strings.Join(demo.Scripts(), ", "))}
 	case options.Sabotage != "" && !slices.Contains(demo.Sabotages(), options.Sabotage):
 		return &usageError{fmt.Errorf("--sabotage %q is unknown: write one of %s", options.Sabotage, strings.Join(demo.Sabotages(), ", "))}
+	case !slices.Contains(demo.DCSs(), options.DCS):
+		return &usageError{fmt.Errorf("--dcs %q is unknown: write one of %s", options.DCS, strings.Join(demo.DCSs(), ", "))}
+	case options.DCSMembers != 1 && options.DCSMembers != 3:
+		return &usageError{fmt.Errorf("--dcs-members %d is not possible: write 1 or 3", options.DCSMembers)}
+	case options.DCSMembers != 1 && options.DCS == demo.DCSEmbedded:
+		return &usageError{fmt.Errorf("--dcs-members %d needs --dcs %s or %s: the embedded store has one member", options.DCSMembers, demo.DCSEtcd, demo.DCSZooKeeper)}
 	case options.Script == "" && (options.JSON || options.Sabotage != ""):
 		return &usageError{errors.New("--json and --sabotage need a --script")}
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/pghad/pghad/internal/app/config"
 	"github.com/pghad/pghad/internal/app/daemon"
+	"github.com/pghad/pghad/internal/app/member"
 )
 
 func (a *app) run() *cobra.Command {
@@ -35,4 +36,25 @@ func (a *app) runNode(ctx context.Context, file string) error {
 		return err //nolint:wrapcheck // says file, line and key
 	}
 	return daemon.Run(ctx, cfg, a.newLogger(cfg.Log), programVersion()) //nolint:wrapcheck // says node or key
+}
+
+// member is this node's part of an embedded store, which runs as a process of its
+// own. Signals are not for it: it ends with the agent that has started it.
+func (a *app) member() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:    "member",
+		Short:  "This node's member of the embedded store; started by run",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: a.command(func(cmd *cobra.Command) error {
+			cfg, err := config.Load(config.Options{File: file, Env: a.Env})
+			if err != nil {
+				return err //nolint:wrapcheck // says file, line and key
+			}
+			return member.Run(context.WithoutCancel(cmd.Context()), cfg, a.In) //nolint:wrapcheck // says what it is about
+		}),
+	}
+	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration `FILE`")
+	return cmd
 }

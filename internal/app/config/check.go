@@ -4,10 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"net"
-	"net/url"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/pghad/pghad/ha/record"
@@ -25,6 +23,10 @@ func (l *loader) derive() {
 	pg.DataDir = filepath.Clean(pg.DataDir)
 	pg.StateDir = filepath.Clean(cmp.Or(pg.StateDir, pg.DataDir+".pghad"))
 	pg.SocketDir = filepath.Clean(cmp.Or(pg.SocketDir, filepath.Join(pg.StateDir, "socket")))
+	if l.config.DCS.Type == StoreEmbedded {
+		member := &l.config.DCS.Embedded
+		member.DataDir = filepath.Clean(cmp.Or(member.DataDir, pg.DataDir+".etcd"))
+	}
 }
 
 // check looks at values that have the right type.
@@ -38,6 +40,7 @@ func (l *loader) check() {
 		l.checkDirectories()
 		l.checkPostgres()
 		l.checkAPI()
+		l.checkEmbedded()
 	}
 }
 
@@ -51,64 +54,6 @@ func (l *loader) checkNames() {
 			l.at(name.key, strings.TrimPrefix(err.Error(), name.key+" name "))
 		}
 	}
-}
-
-func (l *loader) checkDCS() {
-	c := l.config.DCS
-	switch c.Type {
-	case "etcd":
-	case "zookeeper":
-		l.at("dcs.type", "zookeeper is not in this version; write etcd")
-	case "memory":
-		l.at("dcs.type", "memory exists only for tests: nothing would be shared between nodes; write etcd")
-	default:
-		l.at("dcs.type", fmt.Sprintf("%q is unknown; write etcd", c.Type))
-	}
-	if len(c.Endpoints) == 0 {
-		l.at("dcs.endpoints", "names no server; write a list, like [http://10.0.0.1:2379]")
-	}
-	for _, endpoint := range c.Endpoints {
-		if sentence := l.endpoint(endpoint); sentence != "" {
-			l.at("dcs.endpoints", sentence)
-		}
-	}
-	switch {
-	case !c.Password.IsZero() && c.Username == "":
-		l.at("dcs.password", "has no user; set dcs.username")
-	case c.Password.IsZero() && c.Username != "":
-		l.at("dcs.username", "has no password; set dcs.password_file")
-	}
-	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
-		l.at("dcs.tls", "cert_file and key_file belong together; give both or none")
-	}
-}
-
-// endpoint says what is wrong with an address of the store. It never repeats a
-// password.
-func (l *loader) endpoint(text string) string {
-	u, err := url.Parse(text)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
-		return fmt.Sprintf("%q is not an address; write it like http://10.0.0.1:2379", redactUser(text))
-	}
-	port, err := strconv.Atoi(u.Port())
-	switch {
-	case u.User != nil:
-		return "an address holds a user or password; write them as dcs.username and dcs.password_file"
-	case err != nil || port < 1 || port > 65535:
-		return fmt.Sprintf("%q has no port; write it like http://10.0.0.1:2379", text)
-	case (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.Fragment != "":
-		return fmt.Sprintf("%q has something after the port; remove it", text)
-	case u.Scheme == "http" && !l.config.DCS.TLS.IsZero():
-		return fmt.Sprintf("%q is not encrypted, but dcs.tls is set; write https, or remove dcs.tls", text)
-	}
-	return ""
-}
-
-func redactUser(text string) string {
-	if i := strings.LastIndexByte(text, '@'); i >= 0 {
-		return redacted + text[i:]
-	}
-	return text
 }
 
 func (l *loader) checkChoices() {
@@ -136,6 +81,7 @@ func (l *loader) checkPaths() {
 		{"dcs.tls.ca_file", tls.CAFile},
 		{"dcs.tls.cert_file", tls.CertFile},
 		{"dcs.tls.key_file", tls.KeyFile},
+		{"dcs.embedded.data_dir", l.config.DCS.Embedded.DataDir},
 		{"postgres.bin_dir", pg.BinDir},
 		{"postgres.data_dir", pg.DataDir},
 		{"postgres.state_dir", pg.StateDir},

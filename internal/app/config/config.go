@@ -20,27 +20,6 @@ type Config struct {
 	origins map[string]origin // of the keys that are not at their default
 }
 
-// DCS says where the configuration store is.
-type DCS struct {
-	Type         string
-	Endpoints    []string
-	Username     string
-	Password     Secret
-	PasswordFile string
-	TLS          TLS
-}
-
-// TLS says how to encrypt and authenticate.
-type TLS struct {
-	CAFile     string
-	CertFile   string
-	KeyFile    string
-	ServerName string
-}
-
-// IsZero reports whether nothing is configured.
-func (t TLS) IsZero() bool { return t == TLS{} }
-
 // Postgres describes the local server.
 type Postgres struct {
 	BinDir      string

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -139,7 +140,7 @@ func TestClientNeedsLess(t *testing.T) {
 	require.NoError(t, err)
 	_, err = config.Load(config.Options{Client: true})
 	require.EqualError(t, err, "cluster: is missing (name of the cluster, the same on all its nodes); set it in the file or by PGHAD_CLUSTER\n"+
-		"dcs.endpoints: is missing (addresses of the store's servers, http://host:port or https://host:port each); set it in the file or by PGHAD_DCS_ENDPOINTS")
+		"dcs.endpoints: is missing (addresses of the store's servers, http://host:port or https://host:port each, for zookeeper host:port or host); set it in the file or by PGHAD_DCS_ENDPOINTS")
 }
 
 func TestSecretFiles(t *testing.T) {
@@ -288,7 +289,7 @@ func TestEveryKeyIsStoredAlone(t *testing.T) {
 		"postgres.replication.password": "s3cret", "api.listen": "127.0.0.1:7", "api.advertise": "zz:7",
 	}
 	// Restricted values, and those on which other fields depend, have tests of their own.
-	skip := regexp.MustCompile(`^(dcs\.(type|username|password|password_file)|dcs\.tls\..*|mode|postgres\.replication\.password_file|postgres\.(data|state)_dir|api\.(username|password|password_file)|api\.tls\..*)$`)
+	skip := regexp.MustCompile(`^(dcs\.(type|chroot|acl|username|password|password_file)|dcs\.(tls|embedded)\..*|mode|postgres\.replication\.password_file|postgres\.(data|state)_dir|api\.(username|password|password_file)|api\.tls\..*)$`)
 	plain := load(t, minimal)
 	for _, key := range config.Keys() {
 		if skip.MatchString(key.Name) {
@@ -330,29 +331,36 @@ func TestReferenceNamesEveryKey(t *testing.T) {
 	}
 }
 
-const exampleFile = "../../../examples/pghad.yaml"
-
-// TestExample holds the example file against the table: as it stands it is
-// valid but for its password file, and with every key that it shows switched
-// on it names all keys, those with a default at their default.
-func TestExample(t *testing.T) {
+// TestExamples holds the example files against the table: as they stand they are
+// valid but for their password files. With every key that they show switched on
+// they name all keys, those with a default at their default.
+func TestExamples(t *testing.T) {
 	t.Parallel()
-	data, err := os.ReadFile(exampleFile)
-	require.NoError(t, err)
 	password := filepath.Join(t.TempDir(), "password")
 	require.NoError(t, os.WriteFile(password, []byte("x"), 0o600))
-	text := regexp.MustCompile(`(password_file:) \S+`).ReplaceAllString(string(data), "$1 "+password)
-	load(t, text)
-
-	all := regexp.MustCompile(`(?m)^( *)#(\S)`).ReplaceAllString(text, "$1$2")
-	all = strings.ReplaceAll(all, "http://", "https://") // dcs.tls is shown too
-	cfg := load(t, all)
-	for _, key := range config.Keys() {
-		if !key.Secret() {
-			require.NotEqual(t, key.Name, cfg.Where(key.Name), "%s is not in the example", key.Name)
-		}
+	read := func(name string) string {
+		data, err := os.ReadFile("../../../examples/" + name)
+		require.NoError(t, err)
+		return regexp.MustCompile(`(password_file:) \S+`).ReplaceAllString(string(data), "$1 "+password)
 	}
-	plain, full := load(t, minimal), cfg
+	switchOn := func(text string) string {
+		return regexp.MustCompile(`(?m)^( *)#(\S)`).ReplaceAllString(text, "$1$2")
+	}
+	main := read("pghad.yaml")
+	load(t, main)
+	full := load(t, strings.ReplaceAll(switchOn(main), "http://", "https://")) // dcs.tls is shown too
+	shown := []*config.Config{full}
+	for _, name := range []string{"pghad-zookeeper.yaml", "pghad-embedded.yaml"} {
+		text := read(name)
+		load(t, text)
+		shown = append(shown, load(t, switchOn(text)))
+	}
+	for _, key := range config.Keys() {
+		named := slices.ContainsFunc(shown, func(cfg *config.Config) bool { return cfg.Where(key.Name) != key.Name })
+		require.True(t, named || key.Secret(), "%s is not in the examples", key.Name)
+	}
+	plain := load(t, minimal)
+	require.Equal(t, plain.DCS.Type, full.DCS.Type)
 	require.Equal(t, plain.Timing, full.Timing)
 	require.Equal(t, plain.Tags, full.Tags)
 	require.Equal(t, plain.Log, full.Log)
@@ -361,4 +369,32 @@ func TestExample(t *testing.T) {
 	require.Equal(t, plain.Namespace, full.Namespace)
 	require.Equal(t, plain.Postgres.Port, full.Postgres.Port)
 	require.Equal(t, plain.Postgres.Replication.User, full.Postgres.Replication.User)
+}
+
+// TestStores: what is said of each kind of store is there.
+func TestStores(t *testing.T) {
+	t.Parallel()
+	section := func(text string) string {
+		return strings.Replace(minimal, "  endpoints: [http://127.0.0.1:2379]\n", "  "+strings.ReplaceAll(text, "\n", "\n  ")+"\n", 1)
+	}
+	zookeeper := load(t, section("type: zookeeper\nendpoints: [zk1, 'zk2:2182', '[::1]', '[::1]:2183']\nchroot: /pghad\nusername: u\npassword: x\n"+
+		"acl: ['auth::cdrwa', 'world:anyone:r', 'x509:CN=a,O=b:cdrwa']\ntls: {ca_file: /ca}")).DCS
+	require.Equal(t, []string{"zk1:2181", "zk2:2182", "[::1]:2181", "[::1]:2183"}, zookeeper.Addresses())
+	require.Equal(t, "/pghad", zookeeper.Chroot)
+	require.Len(t, zookeeper.ACL, 3)
+	acl, err := config.ParseACL(zookeeper.ACL[2])
+	require.NoError(t, err)
+	require.Equal(t, config.ACL{Scheme: "x509", ID: "CN=a,O=b", Permissions: "cdrwa"}, acl)
+	load(t, section("type: zookeeper\nendpoints: [zk1]\nchroot: /\nacl: ['x509:CN=me:r']")) // whom it is about, only the server knows
+
+	three := "type: embedded\nendpoints: [https://10.0.0.1:1, https://b:1, https://c:1]\ntls: {ca_file: /ca, cert_file: /c, key_file: /k}\n" +
+		"embedded: {listen: https://10.0.0.1:1, members: {a: https://10.0.0.1:2, b: https://b:2, c: https://c:2}}"
+	embedded := load(t, section(three)).DCS
+	require.Equal(t, []string{"10.0.0.1:1", "b:1", "c:1"}, embedded.Addresses())
+	require.Equal(t, config.Embedded{
+		Listen: "https://10.0.0.1:1", DataDir: "/data.etcd", Members: map[string]string{"a": "https://10.0.0.1:2", "b": "https://b:2", "c": "https://c:2"},
+	}, embedded.Embedded)
+	// Who only looks at the cluster has no member.
+	_, err = config.Load(config.Options{File: write(t, section(three)), Env: []string{"PGHAD_NODE=x"}, Client: true})
+	require.NoError(t, err)
 }

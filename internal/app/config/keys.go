@@ -91,30 +91,10 @@ func identityKeys() []Key {
 }
 
 func dcsKeys() []Key {
-	return []Key{
-		{
-			Name: "dcs.type", Default: "etcd", field: func(c *Config) any { return &c.DCS.Type },
-			Doc: "kind of the configuration store",
-		},
-		{
-			Name: "dcs.endpoints", need: forClient, field: func(c *Config) any { return &c.DCS.Endpoints },
-			Doc: "addresses of the store's servers, http://host:port or https://host:port each",
-		},
-		{
-			Name: "dcs.username", field: func(c *Config) any { return &c.DCS.Username },
-			Doc: "user at the store",
-		},
-		{
-			Name: "dcs.password", field: func(c *Config) any { return &c.DCS.Password },
-			Doc: "password of that user; better in a file",
-		},
-		{
-			Name: "dcs.password_file", field: func(c *Config) any { return &c.DCS.PasswordFile },
-			Doc: "file that holds the password",
-		},
+	return append(storeKeys(), []Key{
 		{
 			Name: "dcs.tls.ca_file", Note: "those of the system", field: func(c *Config) any { return &c.DCS.TLS.CAFile },
-			Doc: "certificates (PEM) that the store's certificate must be signed by",
+			Doc: "certificates (PEM) that the store's certificate must be signed by; any key below dcs.tls makes zookeeper be reached by TLS",
 		},
 		{
 			Name: "dcs.tls.cert_file", field: func(c *Config) any { return &c.DCS.TLS.CertFile },
@@ -127,6 +107,51 @@ func dcsKeys() []Key {
 		{
 			Name: "dcs.tls.server_name", Note: "the host of the endpoint", field: func(c *Config) any { return &c.DCS.TLS.ServerName },
 			Doc: "name that the store's certificate must have",
+		},
+		{
+			Name: "dcs.embedded.members", field: func(c *Config) any { return &c.DCS.Embedded.Members },
+			Doc: "nodes that run a member of the embedded etcd, three or five, and where members reach each other, {node: https://host:2380}, the same on all nodes",
+		},
+		{
+			Name: "dcs.embedded.listen", field: func(c *Config) any { return &c.DCS.Embedded.Listen },
+			Doc: "the one of dcs.endpoints that is this node's own",
+		},
+		{
+			Name: "dcs.embedded.data_dir", Note: "<postgres.data_dir>.etcd", field: func(c *Config) any { return &c.DCS.Embedded.DataDir },
+			Doc: "directory of this node's member of the embedded etcd",
+		},
+	}...)
+}
+
+func storeKeys() []Key {
+	return []Key{
+		{
+			Name: "dcs.type", Default: StoreEtcd, OneOf: []string{StoreEtcd, StoreZooKeeper, StoreEmbedded}, field: func(c *Config) any { return &c.DCS.Type },
+			Doc: "kind of the configuration store; embedded is an etcd whose members are run by the nodes themselves",
+		},
+		{
+			Name: "dcs.endpoints", need: forClient, field: func(c *Config) any { return &c.DCS.Endpoints },
+			Doc: "addresses of the store's servers, http://host:port or https://host:port each, for zookeeper host:port or host",
+		},
+		{
+			Name: "dcs.chroot", Note: "the root", field: func(c *Config) any { return &c.DCS.Chroot },
+			Doc: "path in zookeeper below which all keys are, like /pghad",
+		},
+		{
+			Name: "dcs.acl", Note: "[auth::cdrwa] where a user is set, else [world:anyone:cdrwa]", field: func(c *Config) any { return &c.DCS.ACL },
+			Doc: "who may do what with the nodes that pghad makes in zookeeper, scheme:id:permissions each, as its shell has them",
+		},
+		{
+			Name: "dcs.username", field: func(c *Config) any { return &c.DCS.Username },
+			Doc: "user at the store, for zookeeper by its digest scheme",
+		},
+		{
+			Name: "dcs.password", field: func(c *Config) any { return &c.DCS.Password },
+			Doc: "password of that user; better in a file",
+		},
+		{
+			Name: "dcs.password_file", field: func(c *Config) any { return &c.DCS.PasswordFile },
+			Doc: "file that holds the password",
 		},
 	}
 }

@@ -27,7 +27,7 @@ func TestProblems(t *testing.T) {
 		{
 			"misspelt key", replace("endpoints:", "endpionts:"), nil,
 			"FILE:4:3: dcs.endpionts: unknown key; did you mean endpoints?\n" +
-				"FILE: dcs.endpoints: is missing (addresses of the store's servers, http://host:port or https://host:port each); set it in the file or by PGHAD_DCS_ENDPOINTS",
+				"FILE: dcs.endpoints: is missing (addresses of the store's servers, http://host:port or https://host:port each, for zookeeper host:port or host); set it in the file or by PGHAD_DCS_ENDPOINTS",
 		},
 		{"key of another level", minimal + "ttl: 10s\n", nil, "FILE:9:1: ttl: unknown key; did you mean timing.ttl?"},
 		{
@@ -67,9 +67,13 @@ func TestProblems(t *testing.T) {
 		{"two documents", minimal + "---\nnode: b\n", nil, "FILE:9:1: a second YAML document begins here; write one only"},
 		{"list of keys", "- cluster\n", nil, "FILE:1:1: the file holds a list; write keys, like cluster: NAME"},
 		{"bad name", replace("cluster: orders", "cluster: Orders"), nil, `FILE:1:10: cluster: "Orders": want 1 to 63 of a-z, 0-9, - and _, starting with a letter or digit`},
-		{"zookeeper", replace("dcs:\n", "dcs:\n  type: zookeeper\n"), nil, "FILE:4:9: dcs.type: zookeeper is not in this version; write etcd"},
-		{"memory", replace("dcs:\n", "dcs:\n  type: memory\n"), nil, "FILE:4:9: dcs.type: memory exists only for tests: nothing would be shared between nodes; write etcd"},
-		{"unknown store", replace("dcs:\n", "dcs:\n  type: redis\n"), nil, `FILE:4:9: dcs.type: "redis" is unknown; write etcd`},
+		{"memory", replace("dcs:\n", "dcs:\n  type: memory\n"), nil, `FILE:4:9: dcs.type: "memory" is unknown; write one of etcd, zookeeper, embedded`},
+		{"key of another store", replace("dcs:\n", "dcs:\n  chroot: /x\n"), nil, "FILE:4:11: dcs.chroot: is for dcs.type zookeeper, and that is etcd; remove it, or write dcs.type: zookeeper"},
+		{
+			"key of another store in the environment", replace("dcs:\n", "dcs:\n  type: zookeeper\n"),
+			[]string{"PGHAD_DCS_ENDPOINTS=zk", "PGHAD_DCS_EMBEDDED_LISTEN=http://x:1"},
+			"PGHAD_DCS_EMBEDDED_LISTEN: dcs.embedded.listen: is for dcs.type embedded, and that is zookeeper; remove it, or write dcs.type: embedded",
+		},
 		{"no endpoint", replace("[http://127.0.0.1:2379]", "[]"), nil, "FILE:4:14: dcs.endpoints: names no server; write a list, like [http://10.0.0.1:2379]"},
 		{"endpoint without scheme", replace("http://127.0.0.1:2379", "127.0.0.1:2379"), nil, `FILE:4:14: dcs.endpoints: "127.0.0.1:2379" is not an address; write it like http://10.0.0.1:2379`},
 		{"endpoint without port", replace("http://127.0.0.1:2379", "http://etcd"), nil, `FILE:4:14: dcs.endpoints: "http://etcd" has no port; write it like http://10.0.0.1:2379`},
@@ -168,4 +172,96 @@ func TestProblemFoundLater(t *testing.T) {
 	cfg := load(t, minimal)
 	require.EqualError(t, cfg.Problem("cluster", "is known by another name"), cfg.File()+":1:10: cluster: is known by another name")
 	require.EqualError(t, cfg.Problem("postgres.port", "5432 is in use"), "postgres.port: 5432 is in use")
+}
+
+// TestProblemsOfStores: as TestProblems, for the section dcs alone.
+func TestProblemsOfStores(t *testing.T) {
+	t.Parallel()
+	const zookeeper = "type: zookeeper\nendpoints: [zk1:2181]\n"
+	const embedded = "type: embedded\nendpoints: [http://127.0.0.1:1, http://127.0.0.1:3, http://127.0.0.1:5]\n"
+	const members = "embedded: {listen: http://127.0.0.1:1, members: {a: http://127.0.0.1:2, b: http://127.0.0.1:4, c: http://127.0.0.1:6}}\n"
+	const open = "; set dcs.tls with ca_file, cert_file and key_file, by which members and nodes show who they are"
+	const hash = "5cEgOfTIUGsjNNeZoXgvu4Zo8sA="
+	tests := []struct{ name, text, want string }{
+		{"no endpoint", "type: zookeeper\nendpoints: []\n", "5:14: dcs.endpoints: names no server; write a list, like [10.0.0.1:2181]"},
+		{"address of etcd", "type: zookeeper\nendpoints: [http://zk1:2181]\n", `5:14: dcs.endpoints: "http://zk1:2181" is not an address of ZooKeeper; write it like 10.0.0.1:2181`},
+		{"connection string", "type: zookeeper\nendpoints: ['zk1:2181,zk2:2181']\n", `5:14: dcs.endpoints: "zk1:2181,zk2:2181" holds several addresses; write each as an element of the list`},
+		{"address with a path", "type: zookeeper\nendpoints: [zk1:2181/pghad]\n", `5:14: dcs.endpoints: "zk1:2181/pghad" has a path after the port; write that as dcs.chroot`},
+		{"impossible port", "type: zookeeper\nendpoints: [zk1:0]\n", `5:14: dcs.endpoints: "zk1:0" has no port; write it like 10.0.0.1:2181`},
+		{"address with a password", "type: zookeeper\nendpoints: ['u:hunter2@zk1:2181']\n", `5:14: dcs.endpoints: "[redacted]@zk1:2181" is not an address; write it like 10.0.0.1:2181`},
+		{"relative chroot", zookeeper + "chroot: pghad\n", `6:11: dcs.chroot: "pghad" does not start with a slash; write it like /pghad`},
+		{"chroot with a slash too many", zookeeper + "chroot: /pghad/\n", `6:11: dcs.chroot: "/pghad/" ends with a slash; write it like /pghad`},
+		{"chroot of ZooKeeper itself", zookeeper + "chroot: /zookeeper/quota\n", `6:11: dcs.chroot: "/zookeeper/quota" is ZooKeeper's own; write another path, like /pghad`},
+		{"user with a colon", zookeeper + "username: 'a:b'\npassword: x\n", `6:13: dcs.username: "a:b" has a colon in it, after which ZooKeeper would read the password; write another name`},
+		{"user without password", zookeeper + "username: u\n", "6:13: dcs.username: has no password; set dcs.password_file"},
+		{"no ACL", zookeeper + "acl: []\n", "6:8: dcs.acl: permits nobody anything; write a list, like [auth::cdrwa], or remove the key"},
+		{"not an ACL", zookeeper + "acl: [everybody]\n", `6:8: dcs.acl: "everybody" is not scheme:id:permissions; write it like auth::cdrwa or world:anyone:r`},
+		{"unknown permission", zookeeper + "acl: ['world:anyone:rx']\n", `6:8: dcs.acl: "world:anyone:rx" permits "x", which is none of c (create), d (delete), r (read), w (write) and a (admin)`},
+		{"no permission", zookeeper + "acl: ['world:anyone:']\n", `6:8: dcs.acl: "world:anyone:" permits nothing; write letters of cdrwa after the last colon`},
+		{"world that is somebody", zookeeper + "acl: ['world:me:r']\n", `6:8: dcs.acl: "world:me:r": the scheme world has one id only; write world:anyone:r`},
+		{"auth that is somebody", zookeeper + "acl: ['auth:me:r']\n", `6:8: dcs.acl: "auth:me:r": the scheme auth is whoever is logged in, and has no id; write auth::r`},
+		{"auth of nobody", zookeeper + "acl: ['auth::cdrwa']\n", `6:8: dcs.acl: "auth::cdrwa" is for whoever is logged in, and pghad has no user; set dcs.username and dcs.password_file, or write another scheme`},
+		{
+			"digest of a password", zookeeper + "acl: ['digest:u:hunter2:cdrwa']\n",
+			"6:8: dcs.acl: the scheme digest needs the user and the hash of user:password, never the password itself; write digest:user:hash:permissions, or auth::cdrwa for dcs.username",
+		},
+		{
+			"locked out", zookeeper + "username: u\npassword: x\nacl: ['world:anyone:r', 'digest:u:" + hash + ":cw', 'digest:v:" + hash + ":cdrwa']\n",
+			"8:8: dcs.acl: does not permit pghad itself to create, delete, read and write (d is missing); add auth::cdrwa",
+		},
+		{"locked out without a user", zookeeper + "acl: ['world:anyone:r']\n", "6:8: dcs.acl: does not permit pghad itself to create, delete, read and write (cdw is missing); add world:anyone:cdrwa"},
+		{"half a certificate", zookeeper + "tls: {cert_file: /c}\n", ": dcs.tls: cert_file and key_file belong together; give both or none"},
+		{"relative path", zookeeper + "tls: {ca_file: ca}\n", `6:18: dcs.tls.ca_file: "ca" depends on where pghad is started; write the path from the root, with / at the front`},
+
+		{
+			"no members", embedded + "embedded: {listen: http://127.0.0.1:1}\n",
+			": dcs.embedded.members: is missing; write where the members reach each other, like {a: https://10.0.0.1:2380, b: https://10.0.0.2:2380, c: https://10.0.0.3:2380}",
+		},
+		{
+			"even members", embedded + "embedded: {listen: http://127.0.0.1:1, members: {a: http://127.0.0.1:2, b: http://127.0.0.1:4}}\n",
+			"6:52: dcs.embedded.members: names 2 nodes, of which as few may be lost as of 1; write an odd number, three or five",
+		},
+		{
+			"another number of endpoints", embedded + "embedded: {listen: http://127.0.0.1:1, members: {a: http://127.0.0.1:2}}\n",
+			"6:52: dcs.embedded.members: names 1 nodes, and dcs.endpoints has 3 addresses; write one for each member",
+		},
+		{
+			"bad peer", embedded + strings.Replace(members, "http://127.0.0.1:4", "127.0.0.1:4", 1),
+			`6:52: dcs.embedded.members: "127.0.0.1:4" is not an address; write it like http://10.0.0.1:2379`,
+		},
+		{"not a member", embedded + strings.Replace(members, "a: ", "d: ", 1), "6:52: dcs.embedded.members: does not name this node, a; write dcs.type: etcd on nodes that have no member"},
+		{"no address of its own", embedded + strings.Replace(members, "listen: http://127.0.0.1:1, ", "", 1), ": dcs.embedded.listen: is missing; write the one of dcs.endpoints that is this node's own"},
+		{
+			"another address", embedded + strings.Replace(members, "listen: http://127.0.0.1:1", "listen: http://127.0.0.1:7", 1),
+			`6:22: dcs.embedded.listen: "http://127.0.0.1:7" is none of dcs.endpoints; write the one that is this node's own`,
+		},
+		{
+			"open to other machines", strings.ReplaceAll(embedded+members, "127.0.0.1", "10.0.0.1"),
+			"6:22: dcs.embedded.listen: other machines can reach http://10.0.0.1:1, and whoever does could change the cluster's records" + open +
+				"\nFILE:6:51: dcs.embedded.members: other machines can reach http://10.0.0.1:2, and whoever does could change the cluster's records" + open,
+		},
+		{
+			"name to listen at", strings.Replace(embedded, "127.0.0.1:1", "localhost:1", 1) + strings.Replace(members, "127.0.0.1:1", "localhost:1", 1),
+			`6:22: dcs.embedded.listen: "http://localhost:1" is where this node's member listens, and that must be one IP address; write it like https://10.0.0.1:2379`,
+		},
+		{
+			"data in data", embedded + strings.Replace(members, "listen:", "data_dir: /data/etcd, listen:", 1),
+			"6:24: dcs.embedded.data_dir: /data/etcd is inside postgres.data_dir, so a copy of the data would copy it too; write a directory beside it",
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			section := "dcs:\n  " + strings.ReplaceAll(strings.TrimSuffix(tt.text, "\n"), "\n", "\n  ") + "\n"
+			path := write(t, strings.Replace(minimal, "dcs:\n  endpoints: [http://127.0.0.1:2379]\n", section, 1))
+			_, err := config.Load(config.Options{File: path})
+			want := "FILE:" + tt.want
+			if strings.HasPrefix(tt.want, ":") {
+				want = "FILE" + tt.want
+			}
+			require.Error(t, err)
+			require.Equal(t, want, strings.ReplaceAll(err.Error(), path, "FILE"))
+			require.NotContains(t, err.Error(), "hunter")
+		})
+	}
 }

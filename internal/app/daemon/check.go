@@ -8,7 +8,8 @@ import (
 )
 
 // Check finds what Run would refuse before it changes anything, and says what is
-// risky. It changes nothing itself. A node that already runs from this
+// risky. It changes nothing itself, and opens a session of the store for a moment. A
+// node that already runs from this
 // configuration is no problem.
 func Check(ctx context.Context, cfg *config.Config, logger *slog.Logger) ([]config.Problem, error) {
 	store, err := OpenStore(ctx, cfg, logger)
@@ -20,11 +21,14 @@ func Check(ctx context.Context, cfg *config.Config, logger *slog.Logger) ([]conf
 	if err != nil {
 		return nil, err
 	}
-	storeErr, err := preflight(ctx, cfg, host, store)
+	if err := checkMachine(ctx, cfg, host); err != nil {
+		return nil, err
+	}
+	remarks, storeErr, err := checkStore(ctx, cfg, store)
 	if err != nil {
 		return nil, err
 	}
-	remarks := lineRemarks(ctx, cfg, host)
+	remarks = append(remarks, lineRemarks(ctx, cfg, host)...)
 	if storeErr != "" {
 		remarks = append(remarks, cfg.Remark("dcs.endpoints", "cannot be reached now: "+storeErr))
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/pghad/pghad/ha"
 	"github.com/pghad/pghad/ha/quorum"
 	"github.com/pghad/pghad/internal/app/config"
+	"github.com/pghad/pghad/internal/app/member"
 	"github.com/pghad/pghad/internal/reaper"
 	"github.com/pghad/pghad/pg"
 	"github.com/pghad/pghad/pg/pgctl"
@@ -42,11 +43,19 @@ func Run(ctx context.Context, cfg *config.Config, logger *slog.Logger, version s
 	if err != nil {
 		return err
 	}
-	storeErr, err := preflight(ctx, cfg, host, store)
+	if err := checkMachine(ctx, cfg, host); err != nil {
+		return err
+	}
+	own, err := member.Start(ctx, cfg, logger)
 	if err != nil {
 		return err
 	}
-	for _, remark := range lineRemarks(ctx, cfg, host) {
+	defer own.Close() // after the node, which lets go of its locks first
+	remarks, storeErr, err := checkStore(ctx, cfg, store)
+	if err != nil {
+		return err
+	}
+	for _, remark := range append(remarks, lineRemarks(ctx, cfg, host)...) {
 		logger.WarnContext(ctx, "configuration", "remark", remark.String())
 	}
 	line, err := openLine(ctx, cfg, host, logger)
@@ -112,7 +121,7 @@ func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Sto
 		return err
 	}
 	logger.InfoContext(ctx, "node starts", "cluster", cfg.Cluster, "node", cfg.Node, "version", version,
-		"postgres", net.JoinHostPort(host, fmt.Sprint(cfg.Postgres.Port)), "store", strings.Join(cfg.DCS.Endpoints, ","),
+		"postgres", net.JoinHostPort(host, fmt.Sprint(cfg.Postgres.Port)), "store", cfg.DCS.Type+" at "+strings.Join(cfg.DCS.Addresses(), ","),
 		"api", cmp.Or(line.address(), "none"))
 	watching, stop := context.WithCancel(ctx)
 	var wait sync.WaitGroup

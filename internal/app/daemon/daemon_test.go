@@ -17,12 +17,23 @@ import (
 	"github.com/pghad/pghad/internal/app/config"
 )
 
+// load reads a configuration of which env says what it is about, instead of or
+// besides what a node needs.
 func load(t *testing.T, dir string, env ...string) *config.Config {
 	t.Helper()
-	cfg, err := config.Load(config.Options{Env: append([]string{
+	values := map[string]string{}
+	for _, entry := range append([]string{
 		"PGHAD_CLUSTER=orders", "PGHAD_NODE=a", "PGHAD_DCS_ENDPOINTS=http://127.0.0.1:1",
 		"PGHAD_POSTGRES_DATA_DIR=" + dir + "/data", "PGHAD_POSTGRES_REPLICATION_PASSWORD=secret",
-	}, env...)})
+	}, env...) {
+		name, value, _ := strings.Cut(entry, "=")
+		values[name] = value
+	}
+	var all []string
+	for name, value := range values {
+		all = append(all, name+"="+value)
+	}
+	cfg, err := config.Load(config.Options{Env: all})
 	require.NoError(t, err)
 	return cfg
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -21,18 +20,47 @@ import (
 	"github.com/pghad/pghad/internal/app/config"
 )
 
-// preflight finds what would go wrong later, while nothing has been written.
-// It also says what is wrong with the store, "" if it was reached.
-func preflight(ctx context.Context, cfg *config.Config, host string, store dcs.Store) (storeErr string, err error) {
+// checkMachine finds what would go wrong on this machine later, while nothing has
+// been written.
+func checkMachine(ctx context.Context, cfg *config.Config, host string) error {
 	for _, check := range []func(*config.Config) error{checkDataDir, checkStateDir, checkLog} {
 		if err := check(cfg); err != nil {
-			return "", err
+			return err
 		}
 	}
-	if err := checkPort(ctx, cfg, host); err != nil {
-		return "", err
+	return checkPort(ctx, cfg, host)
+}
+
+// checkStore finds what would go wrong with the store later. It also says what is
+// risky, and why the store could not be asked, "" if it could.
+func checkStore(ctx context.Context, cfg *config.Config, store dcs.Store) (remarks []config.Problem, storeErr string, err error) {
+	if storeErr, err = checkCluster(ctx, cfg, store); err != nil || storeErr != "" {
+		return nil, storeErr, err
 	}
-	return checkCluster(ctx, cfg, store)
+	return checkSession(ctx, cfg, store)
+}
+
+// checkSession opens a session of the store for a moment, as locks will: only
+// that shows whether the store grants the time that is configured, and whether
+// this user may write.
+func checkSession(ctx context.Context, cfg *config.Config, store dcs.Store) (remarks []config.Problem, storeErr string, err error) {
+	const key = "timing.ttl"
+	asked, cancel := context.WithTimeout(ctx, cfg.Timing.Request)
+	defer cancel()
+	session, err := store.NewSession(asked, cfg.Timing.TTL)
+	switch {
+	case errors.Is(err, dcs.ErrInvalid):
+		return nil, "", cfg.Problem(key, fmt.Sprintf("the store refuses it: %s; lower it, or raise the limit on every server",
+			strings.TrimSuffix(err.Error(), ": "+dcs.ErrInvalid.Error())))
+	case err != nil:
+		return nil, err.Error(), nil // the node tries again
+	}
+	defer session.Close(asked) //nolint:errcheck // it expires
+	if granted := session.TTL(); granted > cfg.Timing.TTL {
+		remarks = append(remarks, cfg.Remark(key, fmt.Sprintf("%s is less than the store grants at least, %s: "+
+			"the locks of a silent node end after that; write that, or lower the store's limit", cfg.Timing.TTL, granted)))
+	}
+	return remarks, "", nil
 }
 
 // checkDataDir refuses a path that cannot be a data directory. What holds it
@@ -211,13 +239,9 @@ func listenAddress(ctx context.Context, cfg *config.Config, logger *slog.Logger)
 		return cfg.Postgres.Listen, nil
 	}
 	var reasons []string
-	for _, endpoint := range cfg.DCS.Endpoints {
-		u, err := url.Parse(endpoint)
-		if err != nil {
-			continue // checked before
-		}
+	for _, address := range cfg.DCS.Addresses() {
 		// Nothing is sent: connecting a datagram socket only asks for the route.
-		conn, err := (&net.Dialer{Timeout: cfg.Timing.Request}).DialContext(ctx, "udp", u.Host)
+		conn, err := (&net.Dialer{Timeout: cfg.Timing.Request}).DialContext(ctx, "udp", address)
 		if err != nil {
 			reasons = append(reasons, err.Error())
 			continue
@@ -237,8 +261,8 @@ func warnLoopback(ctx context.Context, cfg *config.Config, logger *slog.Logger) 
 	if !loopback(ctx, cfg.Postgres.Listen) {
 		return
 	}
-	for _, endpoint := range cfg.DCS.Endpoints {
-		if u, err := url.Parse(endpoint); err == nil && loopback(ctx, u.Hostname()) {
+	for _, address := range cfg.DCS.Addresses() {
+		if at, _, err := net.SplitHostPort(address); err == nil && loopback(ctx, at) {
 			return // everything is on one machine
 		}
 	}

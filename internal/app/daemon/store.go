@@ -7,9 +7,13 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
+
+	zkclient "github.com/go-zookeeper/zk"
 
 	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/dcs/etcd"
+	"github.com/pghad/pghad/dcs/zk"
 	"github.com/pghad/pghad/internal/app/config"
 )
 
@@ -21,21 +25,59 @@ func OpenStore(ctx context.Context, cfg *config.Config, logger *slog.Logger) (dc
 	if err != nil {
 		return nil, err
 	}
-	store, err := etcd.Open(ctx, etcd.Config{
-		Endpoints: cfg.DCS.Endpoints,
-		TLS:       security,
-		Username:  cfg.DCS.Username,
-		Password:  cfg.DCS.Password.Reveal(),
-		Logger:    logger,
-	})
+	var store dcs.Store
+	if cfg.DCS.Type == config.StoreZooKeeper {
+		store, err = openZooKeeper(ctx, cfg, security, logger)
+	} else {
+		store, err = etcd.Open(ctx, etcd.Config{
+			Endpoints: cfg.DCS.Endpoints,
+			TLS:       security,
+			Username:  cfg.DCS.Username,
+			Password:  cfg.DCS.Password.Reveal(),
+			Logger:    logger,
+		})
+	}
 	if err != nil {
-		return nil, cfg.Problem("dcs.endpoints", err.Error())
+		return nil, cfg.Problem("dcs", strings.TrimSuffix(err.Error(), ": "+dcs.ErrInvalid.Error()))
 	}
 	return store, nil
 }
 
+func openZooKeeper(ctx context.Context, cfg *config.Config, security *tls.Config, logger *slog.Logger) (dcs.Store, error) {
+	var acl []zkclient.ACL // nil: what package zk does without
+	for _, text := range cfg.DCS.ACL {
+		entry, err := config.ParseACL(text)
+		if err != nil {
+			return nil, fmt.Errorf("acl %w", err) // has been checked
+		}
+		acl = append(acl, zkclient.ACL{Scheme: entry.Scheme, ID: entry.ID, Perms: permissions(entry.Permissions)})
+	}
+	return zk.Open(ctx, zk.Config{
+		Servers:  cfg.DCS.Addresses(),
+		Chroot:   cfg.DCS.Chroot,
+		TLS:      security,
+		Username: cfg.DCS.Username,
+		Password: cfg.DCS.Password.Reveal(),
+		ACL:      acl,
+		Logger:   logger,
+	})
+}
+
+// permissions are ZooKeeper's bits for letters of "cdrwa".
+func permissions(letters string) int32 {
+	bits := map[rune]int32{
+		'r': zkclient.PermRead, 'w': zkclient.PermWrite, 'c': zkclient.PermCreate, 'd': zkclient.PermDelete, 'a': zkclient.PermAdmin,
+	}
+	var all int32
+	for _, letter := range letters {
+		all |= bits[letter]
+	}
+	return all
+}
+
 // tlsConfig is nil where nothing is configured; etcd then verifies https
-// endpoints against the authorities of the system.
+// endpoints against the authorities of the system, and ZooKeeper is reached
+// without TLS.
 func tlsConfig(cfg *config.Config) (*tls.Config, error) {
 	files := cfg.DCS.TLS
 	if files.IsZero() {
