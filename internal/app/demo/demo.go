@@ -15,6 +15,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		return show(ctx, o)
 	}
 	result, err := playScript(ctx, o)
+	result.DCS, result.DCSMembers = o.DCS, o.DCSMembers
 	if printed := result.write(o.Stdout, o.JSON); err == nil {
 		err = printed
 	}

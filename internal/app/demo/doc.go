@@ -1,7 +1,8 @@
 // Package demo is a highly available cluster on one machine with nothing to
-// configure: three nodes that are this very program (`run -c FILE`), an etcd as
-// one child process, and clients that write and remember what they were
-// promised.
+// configure: three nodes that are this very program (`run -c FILE`), a
+// configuration store, and clients that write and remember what they were
+// promised. The store is an etcd that is this very program too, or one or three
+// processes of the etcd or of the ZooKeeper that is installed.
 //
 // Run shows it live, or plays a script: one fault, and a verdict at the end. The
 // verdict comes from package workload, which trusts no agent: it compares what

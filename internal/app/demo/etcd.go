@@ -70,32 +70,36 @@ func etcdConfig(dir, client string) (*embed.Config, error) {
 	return config, nil
 }
 
-// etcdChild is an etcd whose data and address outlive its process.
-type etcdChild struct {
+// embeddedEtcd is an etcd in a process of this program. Its data and its address
+// outlive the process.
+type embeddedEtcd struct {
 	program string
 	dir     string // of the demo
 	url     string
 	child   *testbed.Child // nil before the first start
 }
 
-// newEtcd makes the folder of an etcd. Nothing runs yet.
-func newEtcd(program, dir string) (*etcdChild, error) {
+var _ member = (*embeddedEtcd)(nil)
+
+// newEmbeddedEtcd makes the folder of an etcd. Nothing runs yet.
+func newEmbeddedEtcd(program, dir string) (*embeddedEtcd, error) {
 	ports, err := testbed.FreePorts(1)
 	if err != nil {
 		return nil, err
 	}
-	e := &etcdChild{program: program, dir: dir, url: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
+	e := &embeddedEtcd{program: program, dir: dir, url: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
 	if err := os.Mkdir(e.folder(), 0o700); err != nil {
 		return nil, fmt.Errorf("prepare etcd: %w", err)
 	}
 	return e, nil
 }
 
-func (e *etcdChild) folder() string { return filepath.Join(e.dir, "etcd") }
+func (e *embeddedEtcd) folder() string { return filepath.Join(e.dir, "etcd") }
+func (e *embeddedEtcd) output() string { return filepath.Join(e.folder(), "output.log") }
 
-// start starts the process and returns without waiting for it to serve.
-func (e *etcdChild) start() error {
-	output, err := os.OpenFile(filepath.Join(e.folder(), "output.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // a folder of our own directory
+// Start implements member.
+func (e *embeddedEtcd) Start(ctx context.Context) error {
+	output, err := os.OpenFile(e.output(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // a folder of our own directory
 	if err != nil {
 		return fmt.Errorf("start etcd: %w", err)
 	}
@@ -105,17 +109,17 @@ func (e *etcdChild) start() error {
 	if e.child, err = testbed.StartChild(cmd, syscall.SIGKILL); err != nil {
 		return fmt.Errorf("start etcd: %w", err)
 	}
-	return nil
+	return e.AwaitServing(ctx)
 }
 
-// awaitServing waits until the process serves.
-func (e *etcdChild) awaitServing(ctx context.Context) error {
+// AwaitServing implements member.
+func (e *embeddedEtcd) AwaitServing(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, etcdStart)
 	defer cancel()
 	return until(ctx, 10*time.Millisecond, "etcd to serve", func(ctx context.Context) error {
 		select {
 		case <-e.child.Done():
-			return fatal{fmt.Errorf("etcd ended while it started: %w: %s", e.child.Err(), tailOf(filepath.Join(e.folder(), "output.log")))}
+			return fatal{fmt.Errorf("etcd ended while it started: %w: %s", e.child.Err(), tailOf(e.output()))}
 		default:
 		}
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
@@ -124,14 +128,19 @@ func (e *etcdChild) awaitServing(ctx context.Context) error {
 	})
 }
 
-// kill ends the process as a crash does, also one that stands still.
-func (e *etcdChild) kill() error {
+// Kill implements member. It also ends a process that stands still.
+func (e *embeddedEtcd) Kill() error {
 	if e.child == nil {
 		return nil
 	}
 	return e.child.Kill()
 }
 
-// freeze makes the process stand still with its connections open; thaw ends that.
-func (e *etcdChild) freeze() error { return e.child.Pause() }
-func (e *etcdChild) thaw() error   { return e.child.Resume() }
+// Pause implements member.
+func (e *embeddedEtcd) Pause() error { return e.child.Pause() }
+
+// Resume implements member.
+func (e *embeddedEtcd) Resume() error { return e.child.Resume() }
+
+// LogTail implements member.
+func (e *embeddedEtcd) LogTail() string { return tailOf(filepath.Join(e.folder(), "etcd.log")) }

@@ -72,11 +72,13 @@ func startAndDie(dir string) error {
 	if _, err := startSweeper(program, dir); err != nil {
 		return err
 	}
-	e, err := newEtcd(program, dir)
+	e, err := newEmbeddedEtcd(program, dir)
 	if err != nil {
 		return err
 	}
-	if err := e.start(); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := e.Start(ctx); err != nil {
 		return err
 	}
 	sleeper := exec.Command("sleep", "1000")
@@ -87,12 +89,7 @@ func startAndDie(dir string) error {
 	if err := sleeper.Process.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	if err := e.awaitServing(ctx); err != nil {
-		return err
-	}
-	return e.freeze()
+	return e.Pause()
 }
 
 func TestEverythingIsSweptWhenTheDemoDies(t *testing.T) {
@@ -117,34 +114,32 @@ func TestEtcdComesBack(t *testing.T) {
 	t.Parallel()
 	program, err := os.Executable()
 	require.NoError(t, err)
-	e, err := newEtcd(program, testbed.Dir(t))
+	e, err := newEmbeddedEtcd(program, testbed.Dir(t))
 	require.NoError(t, err)
-	require.NoError(t, e.kill(), "nothing runs yet")
-	require.NoError(t, e.start())
-	t.Cleanup(func() { require.NoError(t, e.kill()) })
-	require.NoError(t, e.awaitServing(t.Context()))
+	require.NoError(t, e.Kill(), "nothing runs yet")
+	require.NoError(t, e.Start(t.Context()))
+	t.Cleanup(func() { require.NoError(t, e.Kill()) })
 	store, err := etcd.Open(t.Context(), etcd.Config{Endpoints: []string{e.url}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	_, err = store.Commit(t.Context(), dcs.Txn{Then: []dcs.Op{{Key: "/k", Value: []byte("v")}}})
 	require.NoError(t, err)
 
-	require.NoError(t, e.kill())
+	require.NoError(t, e.Kill())
 	require.Error(t, testbed.EtcdHealth(t.Context(), e.url))
-	require.NoError(t, e.start())
-	require.NoError(t, e.awaitServing(t.Context()))
+	require.NoError(t, e.Start(t.Context()))
 	kv, err := store.Get(t.Context(), "/k")
 	require.NoError(t, err)
 	require.Equal(t, "v", string(kv.Value))
 
-	require.NoError(t, e.freeze())
+	require.NoError(t, e.Pause())
 	soon, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	require.ErrorIs(t, testbed.EtcdHealth(soon, e.url), context.DeadlineExceeded, "it accepts, and does not answer")
-	require.NoError(t, e.thaw())
-	require.NoError(t, e.awaitServing(t.Context()))
-	require.NoError(t, e.freeze())
-	require.NoError(t, e.kill(), "also while it stands still")
+	require.NoError(t, e.Resume())
+	require.NoError(t, e.AwaitServing(t.Context()))
+	require.NoError(t, e.Pause())
+	require.NoError(t, e.Kill(), "also while it stands still")
 }
 
 func TestChildrenWantTheirFlags(t *testing.T) {

@@ -30,9 +30,10 @@ type live struct {
 	killed   string // the node that r starts again
 	first    string // who led in the beginning
 	leader   string // last seen
-	blind    bool   // etcd is killed
+	blind    bool   // the store is killed
 	seen     clusterview.View
 	moving   chan error // the end of a switchover; nil: none runs
+	starting chan error // the end of the store's start; nil: it is not being started
 	gaps     int        // told
 	printed  int        // events already printed where there is no terminal
 	before   workload.Counts
@@ -111,7 +112,7 @@ func (l *live) watch(ctx context.Context, o Options) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	ctx, cancel := context.WithCancel(ctx)
-	defer l.giveUpMove(cancel)
+	defer l.giveUp(cancel)
 	for {
 		l.draw(ctx)
 		select {
@@ -120,6 +121,8 @@ func (l *live) watch(ctx context.Context, o Options) error {
 			return nil
 		case err := <-l.moving:
 			l.tellMove(err)
+		case err := <-l.starting:
+			l.tellStart(err)
 		case key := <-keys:
 			if key == 'q' || key == interrupt {
 				return nil
@@ -184,7 +187,7 @@ func (l *live) obey(ctx context.Context, key byte) {
 	case 's':
 		l.move(ctx)
 	case 'd':
-		err = l.switchDCS()
+		err = l.switchDCS(ctx)
 	}
 	if err != nil {
 		l.sayf("%v", err)
@@ -205,22 +208,36 @@ func (l *live) down(what string, kill func(string) error) error {
 	return nil
 }
 
-// switchDCS kills etcd, or starts it again.
-func (l *live) switchDCS() error {
-	if l.blind {
-		if err := l.etcd.start(); err != nil {
-			return err
-		}
-		l.blind = false
-		l.sayf("etcd is started again")
+// switchDCS kills the servers of the store, or starts them again, and does not
+// wait for them to serve.
+func (l *live) switchDCS(ctx context.Context) error {
+	switch {
+	case l.starting != nil:
+		l.sayf("%s is being started", l.servers.title())
+		return nil
+	case l.blind:
+		starting := make(chan error, 1)
+		l.starting = starting
+		go func() { starting <- l.servers.start(ctx) }() // giveUp or the end of the start waits for it
+		l.sayf("%s is started again", l.servers.title())
 		return nil
 	}
-	if err := l.etcd.kill(); err != nil {
+	if err := l.servers.kill(); err != nil {
 		return err
 	}
 	l.blind = true
-	l.sayf("etcd is killed; d starts it again")
+	l.sayf("%s is killed; d starts it again", l.servers.title())
 	return nil
+}
+
+func (l *live) tellStart(err error) {
+	l.starting = nil
+	if err != nil {
+		l.sayf("%v", err)
+		return
+	}
+	l.blind = false
+	l.sayf("%s serves again", l.servers.title())
 }
 
 // move asks for a switchover, and does not wait for it.
@@ -232,7 +249,7 @@ func (l *live) move(ctx context.Context) {
 	l.sayf("pghad switchover")
 	moving := make(chan error, 1)
 	l.moving = moving
-	go func() { // giveUpMove or the end of the switchover waits for it
+	go func() { // giveUp or the end of the switchover waits for it
 		_, err := l.cluster.Command(ctx, "switchover", "--yes")
 		moving <- err
 	}()
@@ -247,11 +264,14 @@ func (l *live) tellMove(err error) {
 	l.sayf("the switchover is done")
 }
 
-// giveUpMove waits for a switchover that is still under way when watching ends.
-func (l *live) giveUpMove(cancel context.CancelFunc) {
+// giveUp waits for what is still under way when watching ends.
+func (l *live) giveUp(cancel context.CancelFunc) {
 	cancel()
 	if l.moving != nil {
 		l.tellMove(<-l.moving)
+	}
+	if l.starting != nil {
+		l.tellStart(<-l.starting)
 	}
 }
 

@@ -9,17 +9,13 @@ import (
 	"github.com/pghad/pghad/internal/app/clusterview"
 )
 
-// etcdLate is how much later than its lease says etcd may remove a key: it looks
-// every 500 ms.
-const etcdLate = time.Second
-
 // keep watches the leader's lock after what was away has come back: `before` is
 // what the records said while all was well. It returns once the same node has
 // held the lock for longer than a lease without a break, so that somebody must
 // have renewed it, or once another node holds it, which breaks the script's
 // promise, as does a lock that was not held again within the time of a lease.
 func (p *play) keep(ctx context.Context, before clusterview.View) error {
-	hold := holding{leader: before.Leader, need: p.timing.TTL + etcdLate}
+	hold := holding{leader: before.Leader, need: p.timing.TTL + p.servers.late}
 	back := time.Now()
 	p.lock = &Lock{Leader: before.Leader, TermBefore: before.Term}
 	err := until(ctx, 20*time.Millisecond, "the leader's lock to be held", func(ctx context.Context) error {

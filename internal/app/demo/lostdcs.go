@@ -8,20 +8,27 @@ import (
 // longOutage is how long the store is away: three times as long as a lease.
 const longOutage = 30 * time.Second
 
-// dcsOutage kills etcd, and starts it again on the same data.
+// dcsOutage kills all servers of the store, and starts them again on the same
+// data.
 func (p *play) dcsOutage(ctx context.Context) error {
-	return p.loseDCS(ctx, "etcd is killed", p.etcd.kill, p.etcd.start)
+	return p.loseDCS(ctx, "killed", p.servers.kill, p.servers.start)
 }
 
-// dcsFreeze lets etcd stand still with all its connections. When it goes on, no
-// session has been renewed for so long that it ends them all.
+// dcsFreeze lets all servers of the store stand still with all their connections.
+// When they go on, no session has been renewed for so long that they end them all.
 func (p *play) dcsFreeze(ctx context.Context) error {
-	return p.loseDCS(ctx, "etcd is frozen", p.etcd.freeze, p.etcd.thaw)
+	thaw := func(ctx context.Context) error {
+		if err := p.servers.thaw(); err != nil {
+			return err
+		}
+		return p.servers.awaitServing(ctx)
+	}
+	return p.loseDCS(ctx, "frozen", p.servers.freeze, thaw)
 }
 
 // loseDCS takes the store away for a while. Clients are to notice nothing, and
 // nobody is to take the primary's place.
-func (p *play) loseDCS(ctx context.Context, what string, away, back func() error) error {
+func (p *play) loseDCS(ctx context.Context, how string, away func() error, back func(context.Context) error) error {
 	before, err := p.view(ctx)
 	if err != nil {
 		return err
@@ -34,17 +41,14 @@ func (p *play) loseDCS(ctx context.Context, what string, away, back func() error
 	if err := away(); err != nil {
 		return err
 	}
-	p.sayf("%s for %s", what, outage)
+	p.sayf("%s is %s for %s", p.servers.title(), how, outage)
 	if err := p.wait(ctx, outage); err != nil {
 		return err
 	}
-	if err := back(); err != nil {
+	if err := back(ctx); err != nil {
 		return err
 	}
-	if err := p.etcd.awaitServing(ctx); err != nil {
-		return err
-	}
-	p.sayf("etcd serves again; %s", p.ledger.Counts())
+	p.sayf("%s serves again; %s", p.servers.title(), p.ledger.Counts())
 	if err := p.keep(ctx, before); err != nil {
 		return err
 	}

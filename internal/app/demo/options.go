@@ -18,6 +18,12 @@ type Options struct {
 	JSON bool
 	// Sabotage plants what the verdict must find (Sabotages). With a script only.
 	Sabotage string
+	// DCS is what holds the records (DCSs). Default: DCSEmbedded, for which nothing
+	// has to be installed.
+	DCS string
+	// DCSMembers is how many servers that consists of: 1 or 3, and 1 for
+	// DCSEmbedded. Default: 1.
+	DCSMembers int
 	// Quick gives the nodes short timings (a lease of 3 s). Default: those of the
 	// daemon, so that what is measured is what a user gets.
 	Quick bool
@@ -29,7 +35,7 @@ type Options struct {
 	// where it is.
 	Keep bool
 
-	// Program is the program that runs nodes (`run -c FILE`) and etcd
+	// Program is the program that runs nodes (`run -c FILE`) and the embedded etcd
 	// (`demo-etcd --dir DIR --client-url URL`). Default: this one.
 	Program string
 	// BinDir holds PostgreSQL's programs. Default: the newest of this machine.
@@ -64,6 +70,15 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Sabotage == SabotageFailWrite && !scripts[o.Script].calm {
 		return o, fmt.Errorf("the script %s does not promise that every write succeeds; use --sabotage %s with one that does", o.Script, o.Sabotage)
 	}
+	if o.DCS == "" {
+		o.DCS = DCSEmbedded
+	}
+	if o.DCSMembers == 0 {
+		o.DCSMembers = 1
+	}
+	if err := checkDCS(o.DCS, o.DCSMembers); err != nil {
+		return o, err
+	}
 	if o.Limit <= 0 {
 		o.Limit = scripts[o.Script].limit
 	}
@@ -84,4 +99,16 @@ func (o Options) withDefaults() (Options, error) {
 		o.Stderr = os.Stderr
 	}
 	return o, nil
+}
+
+func checkDCS(kind string, members int) error {
+	switch {
+	case !slices.Contains(DCSs(), kind):
+		return fmt.Errorf("there is no store %q; use one of %s", kind, strings.Join(DCSs(), ", "))
+	case members != 1 && members != 3:
+		return fmt.Errorf("a store of %d members is not offered; use 1 or 3", members)
+	case members != 1 && kind == DCSEmbedded:
+		return fmt.Errorf("the embedded store has one member; use %d with %s or %s", members, DCSEtcd, DCSZooKeeper)
+	}
+	return nil
 }

@@ -36,7 +36,7 @@ func (e *events) last() (lines []string, total int) {
 // picture is one look at a running demo.
 type picture struct {
 	View    clusterview.View
-	Stale   bool // etcd does not answer: View is what it said last
+	Stale   bool // the store does not answer: View is what it said last
 	Looks   []workload.Look
 	Down    map[string]bool // nodes whose agent does not run
 	Counts  workload.Counts
@@ -46,7 +46,7 @@ type picture struct {
 	Events  []string
 }
 
-const keysLine = "kill: p postmaster  a agent  n node   r start it again   s switchover   d stop and start etcd   q quit"
+const keysLine = "kill: p postmaster  a agent  n node   r start it again   s switchover   d stop and start the store   q quit"
 
 // lines draws the picture, the same for the same picture.
 func (p picture) lines() []string {
@@ -56,7 +56,7 @@ func (p picture) lines() []string {
 	}
 	news := quorumText(p.View)
 	if p.Stale {
-		news = "etcd does not answer; this is from before"
+		news = "the store does not answer; this is from before"
 	}
 	lines := []string{
 		fmt.Sprintf("leader %-8s term %-4d timeline %-4d %s", leader, p.View.Term, p.View.Timeline, news),

@@ -12,15 +12,17 @@ import (
 // Result is the end of a script. Its JSON is one object with these keys.
 type Result struct {
 	Scenario     string           `json:"scenario"`
-	Acknowledged int              `json:"acknowledged"` // rows that clients were promised
-	Failed       int              `json:"failed"`       // writes that were refused
-	Unknown      int              `json:"unknown"`      // writes of which clients heard nothing
-	Lost         int              `json:"lost"`         // of those acknowledged, missing on a node
-	TwoWriters   int              `json:"two_writers"`  // acknowledgements that only two writers at one time explain
-	OutageMS     int64            `json:"outage_ms"`    // longest gap between two acknowledgements since the fault; 0 below 100
-	Promoted     string           `json:"promoted"`     // the primary at the end if it is another node than before the fault
-	Rejoined     bool             `json:"rejoined"`     // the node that was hit is a part of the cluster again
-	Verdict      workload.Verdict `json:"verdict"`      // ok, lost, two_writers, stuck, broken, error
+	DCS          string           `json:"dcs,omitempty"`         // what held the records
+	DCSMembers   int              `json:"dcs_members,omitempty"` // how many servers that consisted of
+	Acknowledged int              `json:"acknowledged"`          // rows that clients were promised
+	Failed       int              `json:"failed"`                // writes that were refused
+	Unknown      int              `json:"unknown"`               // writes of which clients heard nothing
+	Lost         int              `json:"lost"`                  // of those acknowledged, missing on a node
+	TwoWriters   int              `json:"two_writers"`           // acknowledgements that only two writers at one time explain
+	OutageMS     int64            `json:"outage_ms"`             // longest gap between two acknowledgements since the fault; 0 below 100
+	Promoted     string           `json:"promoted"`              // the primary at the end if it is another node than before the fault
+	Rejoined     bool             `json:"rejoined"`              // the node that was hit is a part of the cluster again
+	Verdict      workload.Verdict `json:"verdict"`               // ok, lost, two_writers, stuck, broken, error
 
 	Switchovers []Switchover `json:"switchovers,omitempty"` // of the script switchover
 	Lock        *Lock        `json:"lock,omitempty"`        // of scripts that take the store or the agent from it

@@ -47,10 +47,7 @@ const planted = 5
 func TestScripts(t *testing.T) { //nolint:paralleltest // the reaper is a property of the process
 	testbed.NeedPostgres(t)
 	program := buildProgram(t)
-	tests := []struct {
-		script, sabotage string
-		want             workload.Verdict
-	}{
+	tests := []scriptTest{
 		{script: "rejoin", want: workload.VerdictOK},
 		{script: "switchover", want: workload.VerdictOK},
 		{script: "dcs-outage", want: workload.VerdictOK},
@@ -60,29 +57,94 @@ func TestScripts(t *testing.T) { //nolint:paralleltest // the reaper is a proper
 		{script: "restart-agent", sabotage: demo.SabotageFailWrite, want: workload.VerdictBroken},
 	}
 	for _, test := range tests {
-		t.Run(test.script+" "+test.sabotage, func(t *testing.T) {
+		t.Run(test.script+" "+test.sabotage, func(t *testing.T) { test.run(t, program) })
+	}
+}
+
+// The same on the stores of this machine. What the store has to do with, namely
+// sessions that end and come back, is what the scripts are chosen for.
+func TestScriptsOnOtherStores(t *testing.T) { //nolint:paralleltest // the reaper is a property of the process
+	testbed.NeedPostgres(t)
+	testbed.NeedEtcd(t)
+	testbed.NeedZooKeeper(t)
+	program := buildProgram(t)
+	for _, test := range []scriptTest{
+		{dcs: demo.DCSZooKeeper, members: 1, script: "kill-postmaster", want: workload.VerdictOK},
+		{dcs: demo.DCSZooKeeper, members: 3, script: "switchover", want: workload.VerdictOK},
+		{dcs: demo.DCSEtcd, members: 3, script: "dcs-outage", want: workload.VerdictOK},
+	} {
+		t.Run(test.dcs+" "+test.script, func(t *testing.T) { test.run(t, program) })
+	}
+}
+
+// scriptTest is one run of a script.
+type scriptTest struct {
+	dcs              string
+	members          int
+	script, sabotage string
+	want             workload.Verdict
+}
+
+func (test scriptTest) run(t *testing.T, program string) {
+	t.Helper()
+	temp := testbed.Dir(t)
+	t.Setenv("TMPDIR", temp)
+	var out, progress bytes.Buffer
+	result, err := demo.Run(t.Context(), demo.Options{
+		DCS: test.dcs, DCSMembers: test.members, Script: test.script, Sabotage: test.sabotage,
+		JSON: true, Quick: true, Limit: limit, Program: program, Stdout: &out, Stderr: &progress,
+	})
+	require.NoError(t, err, "%s", &progress)
+	require.Equal(t, test.want, result.Verdict, "%s", &progress)
+	require.Equal(t, 1, strings.Count(out.String(), "\n"), "one line of JSON")
+	require.Positive(t, result.Acknowledged)
+	require.Equal(t, test.want == workload.VerdictOK, result.OK())
+	require.True(t, result.Rejoined)
+	if test.sabotage != demo.SabotageLose {
+		require.Equal(t, test.sabotage == demo.SabotageTwoWriters, result.Lost > 0)
+	}
+	require.Equal(t, test.sabotage == demo.SabotageTwoWriters, result.TwoWriters > 0)
+	if test.sabotage != demo.SabotageFailWrite {
+		require.Empty(t, result.Broken)
+	}
+	lookInto(t, result)
+	nothingIsLeft(t, temp)
+}
+
+// What is not installed is said in one sentence, with the package that has it,
+// and nothing is left.
+func TestMissingServer(t *testing.T) {
+	t.Parallel()
+	testbed.NeedPostgres(t)
+	program := buildProgram(t)
+	for dcs, want := range map[string]string{
+		demo.DCSEtcd:      "pghad: demo: etcd is not installed; on Debian it is in the package etcd-server: apt-get install etcd-server\n",
+		demo.DCSZooKeeper: "pghad: demo: java is not installed, without which ZooKeeper does not run; on Debian it comes with the package zookeeper: apt-get install zookeeper\n",
+	} {
+		t.Run(dcs, func(t *testing.T) {
+			t.Parallel()
 			temp := testbed.Dir(t)
-			t.Setenv("TMPDIR", temp)
-			var out, progress bytes.Buffer
-			result, err := demo.Run(t.Context(), demo.Options{
-				Script: test.script, Sabotage: test.sabotage, JSON: true, Quick: true, Limit: limit, Program: program, Stdout: &out, Stderr: &progress,
-			})
-			require.NoError(t, err, "%s", &progress)
-			require.Equal(t, test.want, result.Verdict, "%s", &progress)
-			require.Equal(t, 1, strings.Count(out.String(), "\n"), "one line of JSON")
-			require.Positive(t, result.Acknowledged)
-			require.Equal(t, test.want == workload.VerdictOK, result.OK())
-			require.True(t, result.Rejoined)
-			if test.sabotage != demo.SabotageLose {
-				require.Equal(t, test.sabotage == demo.SabotageTwoWriters, result.Lost > 0)
-			}
-			require.Equal(t, test.sabotage == demo.SabotageTwoWriters, result.TwoWriters > 0)
-			if test.sabotage != demo.SabotageFailWrite {
-				require.Empty(t, result.Broken)
-			}
-			lookInto(t, result)
+			cmd := exec.Command(program, "demo", "--dcs", dcs, "--script", "rejoin")
+			cmd.Env = []string{"PATH=/nowhere", "TMPDIR=" + temp}
+			var errs bytes.Buffer
+			cmd.Stderr = &errs
+			require.Error(t, cmd.Run())
+			require.Equal(t, 3, cmd.ProcessState.ExitCode())
+			require.Equal(t, want, errs.String())
 			nothingIsLeft(t, temp)
 		})
+	}
+}
+
+func TestOptionsOfStores(t *testing.T) {
+	t.Parallel()
+	for want, o := range map[string]demo.Options{
+		`there is no store "consul"; use one of embedded, etcd, zookeeper`: {DCS: "consul"},
+		"a store of 2 members is not offered; use 1 or 3":                  {DCS: demo.DCSEtcd, DCSMembers: 2},
+		"the embedded store has one member; use 3 with etcd or zookeeper":  {DCSMembers: 3},
+	} {
+		_, err := demo.Run(t.Context(), o)
+		require.EqualError(t, err, want)
 	}
 }
 
@@ -108,6 +170,8 @@ func lookInto(t *testing.T, result demo.Result) {
 		require.LessOrEqual(t, result.Failed+result.Unknown, planted)
 		require.Empty(t, result.Promoted)
 		require.True(t, result.Lock.Kept)
+	case "kill-postmaster":
+		require.Positive(t, result.OutageMS)
 	case "kill-agent":
 		require.NotEmpty(t, result.Promoted)
 	}

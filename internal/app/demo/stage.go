@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/pghad/pghad/dcs"
-	"github.com/pghad/pghad/dcs/etcd"
 	"github.com/pghad/pghad/ha"
 	"github.com/pghad/pghad/internal/app/clusterview"
 	"github.com/pghad/pghad/internal/reaper"
@@ -24,8 +23,8 @@ import (
 const namespace = "service"
 
 // quickTiming is shorter than the defaults, which are for machines that are
-// apart. A dead node is noticed after ttl at the latest, plus the half second in
-// which etcd looks for expired leases.
+// apart. A dead node is noticed after ttl at the latest, plus the time that the
+// store takes to look for expired sessions (servers.late).
 var quickTiming = ha.Timing{
 	TTL: 3 * time.Second, RenewEvery: 700 * time.Millisecond, Margin: time.Second, Observe: 500 * time.Millisecond,
 	Request: 700 * time.Millisecond, RemovalDelay: 2 * time.Second, ElectionTimeout: 5 * time.Second,
@@ -53,7 +52,7 @@ type stage struct {
 	timing  ha.Timing // of the nodes
 	reaper  *reaper.Reaper
 	sweeper *sweeper
-	etcd    *etcdChild
+	servers *servers
 	store   dcs.Store
 	cluster *testbed.Cluster
 	looker  *workload.Looker
@@ -84,19 +83,16 @@ func (s *stage) build(ctx context.Context, o Options) error {
 	if s.sweeper, err = startSweeper(o.Program, s.dir); err != nil {
 		return err
 	}
-	if s.etcd, err = newEtcd(o.Program, s.dir); err != nil {
+	if s.servers, err = newServers(o, s.dir); err != nil {
 		return err
 	}
-	if err := s.etcd.start(); err != nil {
-		return err
-	}
-	if s.store, err = etcd.Open(ctx, etcd.Config{Endpoints: []string{s.etcd.url}}); err != nil {
+	if s.store, err = s.servers.open(ctx); err != nil {
 		return err
 	}
 	timing, written := timingOf(o)
 	s.timing = timing
 	s.cluster, err = testbed.NewCluster(testbed.ClusterConfig{
-		Binary: o.Program, Dir: s.dir, Endpoints: []string{s.etcd.url}, BinDir: o.BinDir, Timing: written,
+		Binary: o.Program, Dir: s.dir, Store: s.servers.kind, Endpoints: s.servers.endpoints, BinDir: o.BinDir, Timing: written,
 		Parameters: map[string]string{"shared_buffers": "32MB"},
 	})
 	if err != nil {
@@ -108,7 +104,7 @@ func (s *stage) build(ctx context.Context, o Options) error {
 	if s.looker, err = workload.NewLooker(s.cluster.Target()); err != nil {
 		return err
 	}
-	if err := s.etcd.awaitServing(ctx); err != nil {
+	if err := s.servers.start(ctx); err != nil {
 		return err
 	}
 	return s.cluster.Start()
@@ -126,7 +122,7 @@ func (s *stage) view(ctx context.Context) (clusterview.View, error) {
 // awaitCluster waits for the cluster to be made and whole. The role of clients
 // comes first: the servers are asked as that role.
 func (s *stage) awaitCluster(ctx context.Context) (clusterview.View, error) {
-	s.sayf("three nodes and etcd are started: the first makes a database, the others copy it")
+	s.sayf("three nodes and %s are started: the first makes a database, the others copy it", s.servers.title())
 	ctx, release := s.withAgents(ctx)
 	defer release()
 	if err := s.cluster.CreateClientRole(ctx); err != nil {
@@ -244,8 +240,8 @@ func (s *stage) tearDown(keep bool) error {
 	if s.store != nil {
 		errs = append(errs, s.store.Close())
 	}
-	if s.etcd != nil {
-		errs = append(errs, s.etcd.kill()) // its data is not needed any more
+	if s.servers != nil {
+		errs = append(errs, s.servers.kill()) // their data is not needed any more
 	}
 	if s.sweeper != nil {
 		errs = append(errs, s.sweeper.stop())
@@ -278,7 +274,7 @@ func (s *stage) logs() {
 	for _, name := range s.cluster.Names() {
 		text.WriteString(s.cluster.LogTail(name))
 	}
-	text.WriteString("etcd:\n" + tailOf(filepath.Join(s.dir, "etcd", "etcd.log")))
+	text.WriteString(s.servers.logs())
 	_, _ = io.WriteString(s.err, text.String()) // nobody to tell
 }
 
