@@ -1,7 +1,8 @@
 // Package pg is the vocabulary of PostgreSQL replication: positions (LSN,
 // Timeline, Position), lineage (Switch, History, Lineage), the synchronous
 // setting (SyncSetting), what a server says of itself (Status), where to find
-// another one (Upstream), and the right to run writable (Warrant). It holds
+// another one (Upstream, Conninfo), the right to run writable (Warrant), and what
+// can be in the way (FaultError). It holds
 // values and their text forms only: pg/pgctl controls a real server, package
 // ha decides.
 //

@@ -2,6 +2,7 @@ package pg
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -56,6 +57,11 @@ func (h History) String() string {
 		fmt.Fprintf(&b, "%d\t%s\t%s\n", s.Timeline, s.At, s.Reason)
 	}
 	return b.String()
+}
+
+// Has reports whether a timeline is one of the ancestors.
+func (h History) Has(timeline Timeline) bool {
+	return slices.ContainsFunc(h, func(s Switch) bool { return s.Timeline == timeline })
 }
 
 // Lineage is a timeline and how it came to be. It is what decides whether a

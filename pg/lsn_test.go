@@ -85,3 +85,20 @@ func FuzzParseLSN(f *testing.F) {
 		require.Equal(t, lsn, again)
 	})
 }
+
+func FuzzParseTimeline(f *testing.F) {
+	for _, seed := range []string{"", "0", "1", " 42\n", "4294967295", "4294967296", "-1", "0x10", "١"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		timeline, err := pg.ParseTimeline(text)
+		if err != nil {
+			return
+		}
+		require.NotZero(t, timeline)
+		again, err := pg.ParseTimeline(timeline.String())
+		require.NoError(t, err)
+		require.Equal(t, timeline, again)
+		require.Len(t, timeline.Hex(), 8)
+	})
+}

@@ -51,10 +51,17 @@ const (
 // zero; Health and Process are always set.
 type Status struct {
 	SampledAt  time.Time // just before the server was asked, by the controller's clock
+	AnsweredAt time.Time // when it had answered, zero if it has not
 	Generation uint64    // grows with every start and every end of a postmaster
 	Process    Process
 	Health     Health
-	Err        string // why a running server could not be asked, for people
+	// UnknownSince is when it was asked first of the looks in a row that it has not
+	// answered; zero unless Health is HealthUnknown.
+	UnknownSince time.Time
+	Err          string // why a running server could not be asked, for people
+	// Recovering is the WAL file that recovery has reached, by the title of its
+	// process; "" if none is seen. It is what moves while a server starts for long.
+	Recovering string
 
 	Version  int    // as server_version_num: 150018
 	SystemID string // PostgreSQL's system identifier, decimal
@@ -98,6 +105,15 @@ func (s Status) Held() Position {
 		}
 	}
 	return Position{Timeline: s.Timeline, LSN: lsn}
+}
+
+// Backlog is how much a standby has received and not replayed, in bytes. Zero if
+// that is not known, see ReceivedValid.
+func (s Status) Backlog() LSN {
+	if !s.ReceivedValid || s.Received <= s.Replayed {
+		return 0
+	}
+	return s.Received - s.Replayed
 }
 
 // Streams reports whether a walreceiver streams.
@@ -156,6 +172,15 @@ type Remote struct {
 	// CheckpointTimeline is the timeline in its control file. A rewind source
 	// must have finished its first checkpoint on its timeline.
 	CheckpointTimeline Timeline
+}
+
+// Copying is a rewind or clone under way.
+type Copying struct {
+	How   string    // "rewind" or "clone"
+	From  string    // host and port of the source
+	Since time.Time // by the controller's clock
+	Done  uint64    // bytes
+	Total uint64    // bytes, as far as that is known; zero before it is
 }
 
 // Slot is a physical replication slot that a server is to have. Advance is how

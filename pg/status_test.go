@@ -14,9 +14,12 @@ func TestHeld(t *testing.T) {
 	require.Equal(t, pg.Position{Timeline: 2, LSN: 10}, primary.Held())
 	standby := pg.Status{Role: pg.RoleStandby, Timeline: 2, Received: 20, Replayed: 10}
 	require.Equal(t, pg.LSN(10), standby.Held().LSN, "what another run of the server received is not known")
+	require.Zero(t, standby.Backlog())
 	standby.ReceivedValid = true
 	require.Equal(t, pg.LSN(20), standby.Held().LSN)
+	require.Equal(t, pg.LSN(10), standby.Backlog())
 	standby.Replayed = 30
+	require.Zero(t, standby.Backlog())
 	require.Equal(t, pg.LSN(30), standby.Held().LSN)
 }
 
