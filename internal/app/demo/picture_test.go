@@ -44,7 +44,7 @@ outage 120 ms now, 2500 ms the longest
   9.00s  b leads`, "\n"), strings.Join(p.lines(), "\n"))
 	require.Contains(t, strings.Join(picture{}.lines(), "\n"), "leader nobody")
 	p.Stale = true
-	require.Contains(t, p.lines()[0], "leader b        term 2    timeline 2    etcd does not answer")
+	require.Contains(t, p.lines()[0], "leader b        term 2    timeline 2    the store does not answer")
 	p.Down["b"] = true
 	require.Contains(t, strings.Join(p.lines(), "\n"), "b      primary   no agent")
 }
