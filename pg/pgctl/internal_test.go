@@ -111,6 +111,12 @@ func TestTimelineOf(t *testing.T) {
 	writeSegment(t, directory, 2, 5*segment, 5*segment+14000)
 	require.Equal(t, pg.Timeline(2), ask(5*segment+12001))
 
+	// A promotion that was cut off has copied the segment and left no history.
+	writeSegment(t, directory, 4, 5*segment, 5*segment+14000)
+	require.Equal(t, pg.Timeline(2), ask(5*segment+14000))
+	writeSegment(t, directory, 4, 7*segment, 7*segment+14000)
+	require.Equal(t, pg.Timeline(4), ask(7*segment+14000), "the only file, of a copy without histories")
+
 	// A recycled file of a still higher timeline has another page there.
 	writeSegment(t, directory, 3, 4*segment, 5*segment)
 	require.NoError(t, os.Rename(filepath.Join(directory, testGeometry.fileName(3, 4*segment)), filepath.Join(directory, testGeometry.fileName(3, 5*segment))))

@@ -38,7 +38,10 @@ func (g walGeometry) fileName(timeline pg.Timeline, at pg.LSN) string {
 // timelines receives the whole segment again. A byte below the point where the
 // ancestor was left is the ancestor's, also when it stands in the newer file;
 // who holds no more than that must not count as somebody who has reached the
-// newer timeline. Zero, without error, if no file has the byte.
+// newer timeline. Nor must who has only begun one: a promotion copies the segment
+// before it writes the timeline's history file, and a server that was killed
+// between the two has a file of a timeline that recovery does not know. Such a file
+// counts where there is no other. Zero, without error, if no file has the byte.
 func timelineOf(directory string, geometry walGeometry, end pg.LSN) (pg.Timeline, error) {
 	if end == 0 || geometry.segment == 0 || geometry.page == 0 {
 		return 0, nil
@@ -48,7 +51,7 @@ func timelineOf(directory string, geometry walGeometry, end pg.LSN) (pg.Timeline
 		return 0, fmt.Errorf("look for the WAL before %s: %w", end, err)
 	}
 	suffix := geometry.fileName(0, end-1)[8:]
-	best, bestState := "", pageForeign
+	var known, unknown walFile
 	for _, entry := range slices.Backward(entries) { // sorted by name: the highest timeline first
 		name := entry.Name()
 		if len(name) != 24 || name[8:] != suffix {
@@ -58,18 +61,33 @@ func timelineOf(directory string, geometry walGeometry, end pg.LSN) (pg.Timeline
 		if err != nil {
 			return 0, err
 		}
-		if state > bestState {
-			best, bestState = name, state
+		timeline, err := parseHexTimeline(name[:8])
+		if err != nil {
+			return 0, err
+		}
+		best := &unknown
+		if there, err := exists(filepath.Join(directory, historyName(timeline))); err != nil {
+			return 0, err
+		} else if there || timeline == 1 {
+			best = &known
+		}
+		if state > best.state {
+			*best = walFile{timeline, state}
 		}
 	}
-	if best == "" {
-		return 0, nil
+	switch {
+	case known.timeline != 0:
+		return ownerOf(directory, known.timeline, end)
+	case unknown.timeline != 0:
+		return ownerOf(directory, unknown.timeline, end)
 	}
-	timeline, err := parseHexTimeline(best[:8])
-	if err != nil {
-		return 0, err
-	}
-	return ownerOf(directory, timeline, end)
+	return 0, nil
+}
+
+// walFile is a WAL file that may have a certain byte.
+type walFile struct {
+	timeline pg.Timeline // zero: none
+	state    pageState
 }
 
 // pageState is what a WAL file has at a byte.
