@@ -74,7 +74,9 @@ func (c *Controller) promote(ctx context.Context, warrant pg.Warrant, next pg.Ti
 		err = context.Cause(ctx)
 	}
 	if err == nil {
-		err = c.declare(ctx) // the last thing: what is declared either becomes writable or is stopped
+		// The last thing: what is declared writable either becomes it, or is stopped.
+		err = c.declare(ctx)
+		reserved = reserved || err != nil && !errors.Is(err, pg.ErrNoWarrant)
 	}
 	if err != nil {
 		return pg.Promotion{}, errors.Join(err, c.unreserve(ctx, reserved))
@@ -124,7 +126,8 @@ func (c *Controller) reserve(held pg.Position, next pg.Timeline) (bool, error) {
 const placeholderLSN pg.LSN = 1
 
 // unreserve takes the placeholders back on a path that does not promote, and
-// restarts the server that has seen them, fenced as it was.
+// restarts the server that has seen them, fenced as it was. So it does with one
+// that may count as writable for its guard, but is not.
 func (c *Controller) unreserve(ctx context.Context, reserved bool) error {
 	if !reserved {
 		return nil

@@ -374,7 +374,7 @@ func (r *guardRunner) listen(client *guard.Client, server *served) {
 		return
 	}
 	if err := r.lost(server); err != nil && r.lifetime.Err() == nil {
-		r.cfg.Logger.Error("PostgreSQL has lost its guard and cannot be stopped", "pid", server.pid, "error", err.Error())
+		r.cfg.Logger.Error("the connection to PostgreSQL's guard has ended and there is no other", "pid", server.pid, "error", err.Error())
 	}
 }
 
