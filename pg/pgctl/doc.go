@@ -6,11 +6,22 @@
 //
 // # Processes
 //
-// The controller is the postmaster's parent: it starts the binary postgres
-// itself and waits for it, so the end of a server is an event and not the
-// result of a poll. A server that outlived its controller is found again by
-// postmaster.pid; its end is an event too (on Linux, by a pidfd; elsewhere it is
-// polled). A server counts as gone when no process of it is left, because backends
+// How the server's process is run is exchangeable. By default the controller is the
+// postmaster's parent: it starts the binary postgres itself and waits for it, so
+// the end of a server is an event and not the result of a poll. A server that
+// outlived its controller is found again by postmaster.pid; its end is an event too
+// (on Linux, by a pidfd; elsewhere it is polled). With Config.Commands somebody
+// else is the parent, for example systemd, and the controller treats every server
+// like one that it has found.
+//
+// With Config.Guard the parent is pghad-guard, a small program that holds the
+// deadline until which the server may run writable (SetDeadline) and stops it when
+// that passes. Guard and server outlive the controller; the next one finds both
+// and goes on. When the guard dies, the server is stopped: by the kernel, and by
+// the controller if there is one. One guard serves one life of the server and ends
+// with it.
+//
+// A server counts as gone when no process of it is left, because backends
 // outlive a killed postmaster by some milliseconds and can still write; processes
 // are found by their working directory, which is the data directory for all of
 // them. Zombies are dead.
