@@ -146,7 +146,11 @@ func TestServerIsToldByCommands(t *testing.T) {
 	t.Parallel()
 	socket := socketPath(t)
 	log := filepath.Join(t.TempDir(), "log")
-	running := background(t, "is started", "run", "--socket", socket, "--log", log, "--kill-after", "100ms", "--", "/bin/sh", "-c", "trap 'echo asked; exit 5' INT; while :; do sleep 0.02; done")
+	running := background(t, "is started", "run", "--socket", socket, "--log", log, "--kill-after", "100ms", "--", "/bin/sh", "-c", "trap 'echo asked; exit 5' INT; echo ready; while :; do sleep 0.02; done")
+	require.Eventually(t, func() bool {
+		said, err := os.ReadFile(log)
+		return err == nil && len(said) > 0
+	}, patience, time.Millisecond, "the server is up")
 	code, stdout, stderr := command(t, "status", "--socket", socket)
 	require.Zero(t, code, stderr)
 	require.Contains(t, stdout, "running, guard "+strconv.Itoa(running.Process.Pid)+", server ")
@@ -160,7 +164,7 @@ func TestServerIsToldByCommands(t *testing.T) {
 	require.Equal(t, 5, running.ProcessState.ExitCode())
 	said, err := os.ReadFile(log)
 	require.NoError(t, err)
-	require.Equal(t, "asked\n", string(said))
+	require.Equal(t, "ready\nasked\n", string(said))
 	for _, args := range [][]string{{"status"}, {"deadline", "1s"}, {"stop"}} {
 		args = append(args[:1], append([]string{"--socket", socket}, args[1:]...)...)
 		code, _, stderr = command(t, args...)
