@@ -151,3 +151,16 @@ type Session interface {
 	// may be called again.
 	Close(ctx context.Context) error
 }
+
+// Prover is what a Session may implement beyond what it has to: a renewal and the
+// proof that goes with it, where the store can do both for less than each costs
+// alone. It is found by assertion; ha.Locker makes use of it.
+type Prover interface {
+	// RenewIf is Renew, and then proves that all guards held at one instant.
+	//
+	// ErrConflict proves the renewal, and that a guard did not hold. ErrInvalid:
+	// the guards are malformed or too many for one transaction, and what became of
+	// the renewal is unknown. All else is as with Renew, which RenewIf without
+	// guards is.
+	RenewIf(ctx context.Context, guards []Guard) error
+}

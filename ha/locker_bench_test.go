@@ -176,12 +176,13 @@ func BenchmarkLockerRenewal(b *testing.B) {
 	require.NoError(b, err)
 	rev, err := dcs.Create(b.Context(), store, lockKey, nil, session.ID())
 	require.NoError(b, err)
+	prover, ok := session.(dcs.Prover)
+	require.True(b, ok)
+	guards := []dcs.Guard{{Key: lockKey, Revision: rev}}
 	renew := func(b *testing.B) {
 		b.Helper()
 		for b.Loop() {
-			require.NoError(b, session.Renew(b.Context()))
-			_, err := store.Commit(b.Context(), dcs.Txn{If: []dcs.Guard{{Key: lockKey, Revision: rev}}})
-			require.NoError(b, err)
+			require.NoError(b, prover.RenewIf(b.Context(), guards))
 		}
 	}
 	b.Run("alone", renew)

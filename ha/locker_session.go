@@ -242,12 +242,8 @@ func (s *lockerSession) renew() (sent instant, err error) {
 		return instant{}, err
 	}
 	sent = l.now()
-	err = s.call(s.ctx, "renewing session "+string(s.id), s.remote.Renew)
-	if err != nil {
+	if err := s.renewAndProve(); err != nil {
 		s.endIfLost(err)
-		return sent, err
-	}
-	if err := s.prove(); err != nil {
 		return sent, err
 	}
 	l.mu.Lock()
@@ -258,16 +254,31 @@ func (s *lockerSession) renew() (sent instant, err error) {
 	return sent, nil
 }
 
-// prove asks the store whether the keys of all leases in force are still what
-// they were, and ends those of which they are not. As long as nobody writes to
-// them that is one transaction.
-func (s *lockerSession) prove() error {
-	held, guards := s.inForce()
-	err := s.check(guards)
-	if errors.Is(err, dcs.ErrConflict) {
-		return s.fence(held)
+// renewAndProve renews the session and asks the store whether the keys of all
+// leases in force are still what they were. It ends those of which they are not.
+// As long as nobody writes to them that is one renewal and one transaction.
+func (s *lockerSession) renewAndProve() error {
+	what := "renewing session " + string(s.id)
+	prover, proves := s.remote.(dcs.Prover)
+	if !proves {
+		if err := s.call(s.ctx, what, s.remote.Renew); err != nil {
+			return err
+		}
+		held, guards := s.inForce()
+		return s.fenceIf(s.check(guards), held)
 	}
-	return err
+	for held, guards := s.inForce(); ; {
+		some := guards[:min(s.proof, len(guards))]
+		err := s.call(s.ctx, what, func(ctx context.Context) error { return prover.RenewIf(ctx, some) })
+		if errors.Is(err, dcs.ErrInvalid) && len(some) > 1 {
+			s.proof = len(some) / 2
+			continue
+		}
+		if err == nil {
+			err = s.check(guards[len(some):])
+		}
+		return s.fenceIf(err, held)
+	}
 }
 
 // inForce lists the leases in force, and what proves them: nothing was written
@@ -305,6 +316,14 @@ func (s *lockerSession) check(guards []dcs.Guard) error {
 		}
 	}
 	return nil
+}
+
+// fenceIf is what a proof of these leases has come to.
+func (s *lockerSession) fenceIf(err error, held []*Lease) error {
+	if errors.Is(err, dcs.ErrConflict) {
+		return s.fence(held)
+	}
+	return err
 }
 
 // fence reads the keys of the leases, which proves those that are still there,

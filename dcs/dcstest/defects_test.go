@@ -100,6 +100,11 @@ func (s *flawedSession) Close(ctx context.Context) error {
 	return s.Session.Close(ctx)
 }
 
+// boaster is a Session that claims to prove guards.
+type boaster struct{ dcs.Session }
+
+func (b boaster) RenewIf(ctx context.Context, _ []dcs.Guard) error { return b.Renew(ctx) }
+
 // planter makes the defective connection of one client.
 type planter = func(c *cluster, client string, s dcs.Store) dcs.Store
 
@@ -783,6 +788,16 @@ var sessionDefects = []defect{
 			"Session/RenewExtends", "Session/RenewAfterExpiryIsLost", "Fault/PartitionedRenewalIsUnknown",
 			"Fault/SessionAfterAPauseLivesOrIsLost", "Fault/ExpiredSessionIsLost",
 		},
+	},
+	{
+		name: "a renewal proves nothing else",
+		plant: in(func(f *flawed) {
+			f.newSession = func(ctx context.Context, ttl time.Duration) (dcs.Session, error) {
+				session, err := f.Store.NewSession(ctx, ttl)
+				return boaster{session}, err
+			}
+		}),
+		found: []string{"Session/RenewalProvesGuards"},
 	},
 	{
 		name: "a lost session is only not available",

@@ -3,6 +3,7 @@ package dcstest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -101,6 +102,11 @@ var sessionCases = []suiteCase{
 		name:    "RefusedMoveChangesNothing",
 		meaning: "a holder that could not take its lock along loses it, or keeps it for longer than it knows.",
 		run:     refusedMoveChangesNothing,
+	},
+	{
+		name:    "RenewalProvesGuards",
+		meaning: "a node goes on under a lock that it has lost, because the renewal that should have proven it did not look.",
+		run:     renewalProvesGuards,
 	},
 	{
 		name:    "RestartWithSameNameIsNotAdopted",
@@ -414,4 +420,37 @@ func restartWithSameNameIsNotAdopted(t *testing.T, e *env) {
 	require.Equal(t, token, kv.Created)
 	_, err := dcs.Create(e.ctx, after, e.key("lock"), nil, session.ID())
 	require.ErrorIs(t, err, dcs.ErrConflict)
+}
+
+// renewalProvesGuards is about an ability of sessions that many do not have.
+func renewalProvesGuards(t *testing.T, e *env) {
+	s := e.client(t, "a")
+	session := e.session(t, s, e.longTTL())
+	prover, proves := session.(dcs.Prover)
+	if !proves {
+		t.Logf("%T is no dcs.Prover: there is nothing to test", session)
+		return
+	}
+	token, former := e.create(t, s, "lock", session.ID()), e.put(t, s, "record", "1")
+	rev := e.put(t, s, "record", "2")
+	require.NoError(t, prover.RenewIf(e.ctx, nil))
+	hold := []dcs.Guard{dcs.Held(e.key("lock"), token), dcs.At(e.key("record"), rev), dcs.At(e.key("none"), 0)}
+	require.NoError(t, prover.RenewIf(e.ctx, hold))
+	for _, other := range []dcs.Guard{
+		dcs.Held(e.key("lock"), token+1), dcs.At(e.key("record"), former), dcs.At(e.key("lock"), 0), dcs.Held(e.key("none"), token),
+	} {
+		require.ErrorIs(t, prover.RenewIf(e.ctx, append(hold, other)), dcs.ErrConflict)
+	}
+	require.ErrorIs(t, prover.RenewIf(e.ctx, []dcs.Guard{{Key: "no key"}}), dcs.ErrInvalid)
+	var many []dcs.Guard
+	for i := range min(64, e.traits.MaxTxnKeys) {
+		many = append(many, dcs.At(e.key(fmt.Sprintf("none/%d", i)), 0))
+	}
+	require.NoError(t, prover.RenewIf(e.ctx, many))
+
+	require.NoError(t, dcs.Delete(e.ctx, s, e.key("lock"), token))
+	require.ErrorIs(t, prover.RenewIf(e.ctx, hold), dcs.ErrConflict)
+	require.NoError(t, prover.RenewIf(e.ctx, hold[1:]), "the session is as good as before")
+	require.NoError(t, session.Close(e.ctx))
+	require.ErrorIs(t, prover.RenewIf(e.ctx, hold[1:]), dcs.ErrSessionLost)
 }

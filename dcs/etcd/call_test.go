@@ -33,6 +33,8 @@ type fakeServer struct {
 	pb.UnimplementedWatchServer
 	calls  atomic.Int64
 	answer func(ctx context.Context) error
+	// header says under whose leader each answer is given; nil: under nobody's.
+	header func() *pb.ResponseHeader
 	// follow answers the n-th watch, whose request has been received.
 	follow func(n int64, stream pb.Watch_WatchServer) error
 	// watched counts the watches, connected the connections.
@@ -50,17 +52,24 @@ func (f *fakeServer) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.
 func (f *fakeServer) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
 func (f *fakeServer) HandleRPC(context.Context, stats.RPCStats)                       {}
 
+func (f *fakeServer) head() *pb.ResponseHeader {
+	if f.header == nil {
+		return &pb.ResponseHeader{}
+	}
+	return f.header()
+}
+
 func (f *fakeServer) count(ctx context.Context) error {
 	f.calls.Add(1)
 	return f.answer(ctx)
 }
 
 func (f *fakeServer) Range(ctx context.Context, _ *pb.RangeRequest) (*pb.RangeResponse, error) {
-	return &pb.RangeResponse{Header: &pb.ResponseHeader{}}, f.count(ctx)
+	return &pb.RangeResponse{Header: f.head()}, f.count(ctx)
 }
 
 func (f *fakeServer) Txn(ctx context.Context, _ *pb.TxnRequest) (*pb.TxnResponse, error) {
-	return &pb.TxnResponse{Header: &pb.ResponseHeader{}, Succeeded: true}, f.count(ctx)
+	return &pb.TxnResponse{Header: f.head(), Succeeded: true}, f.count(ctx)
 }
 
 func (f *fakeServer) LeaseGrant(ctx context.Context, _ *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
@@ -78,7 +87,7 @@ func (f *fakeServer) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) error 
 	if err := f.count(stream.Context()); err != nil {
 		return err
 	}
-	return stream.Send(&pb.LeaseKeepAliveResponse{ID: 7, TTL: 10})
+	return stream.Send(&pb.LeaseKeepAliveResponse{Header: f.head(), ID: 7, TTL: 10})
 }
 
 func (f *fakeServer) Watch(stream pb.Watch_WatchServer) error {
@@ -327,6 +336,57 @@ func TestEveryCallIsSentOnce(t *testing.T) {
 	answer.Store(rpctypes.ErrGRPCLeaseNotFound)
 	requireOnly(t, session.Renew(t.Context()), dcs.ErrSessionLost)
 	require.NoError(t, session.Close(t.Context()))
+}
+
+// TestRenewalUnderADeposedLeader: what renews, and what is read afterwards, are
+// answered under the same leader, or the renewal was not worth anything.
+func TestRenewalUnderADeposedLeader(t *testing.T) {
+	t.Parallel()
+	guards := []dcs.Guard{dcs.At("/k", 1)}
+	for name, tc := range map[string]struct {
+		guards []dcs.Guard
+		terms  []uint64 // of one answer after the other
+		denied bool     // the user may read nothing
+		want   error
+	}{
+		"alone, the same":              {nil, []uint64{3, 3}, false, nil},
+		"alone, another":               {nil, []uint64{3, 4}, false, dcs.ErrUnavailable},
+		"with guards, the same":        {guards, []uint64{3, 3}, false, nil},
+		"with guards, another":         {guards, []uint64{3, 4}, false, dcs.ErrUnavailable},
+		"nothing readable, the same":   {nil, []uint64{3, 3, 3}, true, nil},
+		"nothing readable, another":    {nil, []uint64{3, 3, 4}, true, dcs.ErrUnavailable},
+		"guards that are not readable": {guards, []uint64{3, 3}, true, dcs.ErrUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const read = 3 // after the session was opened, and renewed
+			var answers atomic.Int64
+			f := &fakeServer{header: func() *pb.ResponseHeader {
+				return &pb.ResponseHeader{RaftTerm: tc.terms[answers.Add(1)-1]}
+			}}
+			f.answer = func(context.Context) error {
+				if tc.denied && f.calls.Load() == read {
+					return rpctypes.ErrGRPCPermissionDenied
+				}
+				return nil
+			}
+			_, endpoint := startFake(t, f)
+			session, err := open(t, etcd.Config{Endpoints: []string{endpoint}}).NewSession(t.Context(), time.Second)
+			require.NoError(t, err)
+			prover, proves := session.(dcs.Prover)
+			require.True(t, proves)
+			err = prover.RenewIf(t.Context(), tc.guards)
+			require.EqualValues(t, len(tc.terms), answers.Load())
+			if tc.want == nil {
+				require.NoError(t, err)
+				return
+			}
+			requireOnly(t, err, tc.want)
+			if !tc.denied || tc.guards == nil {
+				require.ErrorContains(t, err, "the leader of etcd has changed meanwhile (term 3, now 4)")
+			}
+		})
+	}
 }
 
 // TestOutcomeOfAnInterruptedCall interrupts calls that the server has received.

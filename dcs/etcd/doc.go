@@ -22,6 +22,16 @@
 // that nothing was done, and not all of them do: one table (verdicts) says which.
 // Everything else is dcs.ErrAmbiguous.
 //
+// # Renewals
+//
+// A renewal is a keep-alive with a linearizable read after it, which can be that of
+// guards (see dcs.Prover), and counts only if both are answered under the same
+// leader. In etcd before 3.4.31 and 3.5.13 a leader that stood still answers a
+// keep-alive when it wakes, although others have had another leader meanwhile, who
+// knows nothing of it. The same versions let it end leases then that have been
+// renewed without it, against which a client can do nothing: where members can
+// stand still for long, as virtual machines do, use a newer etcd.
+//
 // # Several members
 //
 // All calls go to one member, the first of the endpoints that is connected, until

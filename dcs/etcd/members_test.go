@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -51,6 +53,7 @@ func TestMembers(t *testing.T) {
 				{"a silent member is left", silentMemberIsLeft},
 				{"a member without the others refuses", memberWithoutOthersRefuses},
 				{"members die in turn", membersDieInTurn},
+				{"a deposed leader that wakes", deposedLeaderWakes},
 			} {
 				t.Run(part.name, func(t *testing.T) { part.run(t, c) })
 			}
@@ -159,4 +162,64 @@ func membersDieInTurn(t *testing.T, c *testbed.EtcdCluster) {
 	}
 	_, err = s.Commit(within(t, patience), dcs.Txn{If: []dcs.Guard{dcs.Held("/turn/lock", token)}})
 	require.NoError(t, err)
+}
+
+// deposedLeaderWakes freezes the leader until the others have had another one for
+// a while. Then it wakes, and finds renewals that have been waiting before it. Those
+// that are reported as done must be worth their TTL, which counts from when they
+// were sent and not from when the next leader took office.
+func deposedLeaderWakes(t *testing.T, c *testbed.EtcdCluster) {
+	const n, ttl, deposed = 8, 8 * time.Second, 4 * time.Second
+	leader, others, err := c.Leader(t.Context())
+	require.NoError(t, err)
+	s := open(t, etcd.Config{Endpoints: leader.Endpoints()})
+	later := open(t, etcd.Config{Endpoints: []string{others[0].Address(), others[1].Address()}})
+	var sessions [n]dcs.Session
+	for i := range sessions {
+		sessions[i], err = s.NewSession(within(t, patience), ttl)
+		require.NoError(t, err)
+		_, err = dcs.Create(within(t, patience), s, fmt.Sprintf("/deposed/%d", i), nil, sessions[i].ID())
+		require.NoError(t, err)
+	}
+	kept, err := later.NewSession(within(t, patience), ttl)
+	require.NoError(t, err)
+
+	require.NoError(t, leader.Pause())
+	defer func() { require.NoError(t, leader.Resume()) }()
+	require.Eventually(t, func() bool { return kept.Renew(within(t, time.Second)) == nil }, patience, 20*time.Millisecond)
+	for elected := time.Now(); time.Since(elected) < deposed; {
+		require.NoError(t, kept.Renew(within(t, patience)))
+	}
+	var renewals sync.WaitGroup
+	var errs [n]error
+	sent := time.Now()
+	for i, session := range sessions {
+		renewals.Go(func() { errs[i] = session.Renew(within(t, patience)) })
+	}
+	rest(t, 300*time.Millisecond) // they lie before the sleeping leader
+	require.NoError(t, leader.Resume())
+	renewals.Wait()
+	for gone := 0; gone < n; rest(t, 100*time.Millisecond) {
+		require.NoError(t, kept.Renew(within(t, patience)), "this one has been renewed all the time")
+		kvs, err := later.List(within(t, patience), "/deposed/")
+		require.NoError(t, err)
+		lived := time.Since(sent)
+		gone = n - len(kvs)
+		for i, err := range errs {
+			there := slices.ContainsFunc(kvs, func(kv dcs.KV) bool { return kv.Session == sessions[i].ID() })
+			require.True(t, err != nil || there || lived >= ttl, "session %d of %s ends %s after it was renewed", i, ttl, lived)
+		}
+	}
+	t.Logf("renewals that were waiting for the former leader: %v", errors.Join(errs[:]...))
+}
+
+// rest lets time pass.
+func rest(t *testing.T, d time.Duration) {
+	t.Helper()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-t.Context().Done():
+	}
 }
