@@ -7,6 +7,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -40,11 +45,10 @@ func requireOnly(t *testing.T, err, want error) {
 	}
 }
 
-// TestVerdictOnEveryErrorOfTheClient holds every error that the client can
-// return against what it proves about a write.
-func TestVerdictOnEveryErrorOfTheClient(t *testing.T) {
-	t.Parallel()
-	for _, tc := range []struct{ said, proof error }{
+// clientErrors is every error that the client can return, with what it proves
+// about a write.
+func clientErrors() []struct{ said, proof error } {
+	return []struct{ said, proof error }{
 		{client.ErrNoNode, dcs.ErrConflict},
 		{client.ErrNodeExists, dcs.ErrConflict},
 		{client.ErrBadVersion, dcs.ErrConflict},
@@ -77,9 +81,39 @@ func TestVerdictOnEveryErrorOfTheClient(t *testing.T) {
 		{context.DeadlineExceeded, dcs.ErrAmbiguous},
 		{errors.New("unknown error: -7"), dcs.ErrAmbiguous},
 		{errors.New("anything else"), dcs.ErrAmbiguous},
-	} {
+	}
+}
+
+func TestVerdictOnEveryErrorOfTheClient(t *testing.T) {
+	t.Parallel()
+	for _, tc := range clientErrors() {
 		require.Equal(t, tc.proof, zk.Verdict(tc.said), "%v", tc.said)
 	}
+}
+
+// TestEveryErrorOfTheClientIsRuled looks up, in the client's source, what it can
+// say: a new error of a later version has to be thought about.
+func TestEveryErrorOfTheClientIsRuled(t *testing.T) {
+	t.Parallel()
+	dir, err := exec.Command("go", "list", "-f", "{{.Dir}}", "github.com/go-zookeeper/zk").Output()
+	require.NoError(t, err)
+	files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(dir)), "*.go"))
+	require.NoError(t, err)
+	tested := map[string]bool{}
+	for _, tc := range clientErrors() {
+		tested[tc.said.Error()] = true
+	}
+	declared := regexp.MustCompile(`(?m)^\s*(?:var )?(Err\w+)\s*= errors\.New\("([^"]+)"\)`)
+	found := 0
+	for _, file := range files {
+		source, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, match := range declared.FindAllStringSubmatch(string(source), -1) {
+			found++
+			require.True(t, tested[match[2]], "the verdict on %s is not tested", match[1])
+		}
+	}
+	require.Greater(t, found, 20)
 }
 
 // TestVerdictOnEveryAnswer holds every code that a server can answer with

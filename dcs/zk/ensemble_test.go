@@ -174,6 +174,57 @@ func TestFrozenMemberIsPassedOver(t *testing.T) {
 	}
 }
 
+// TestSessionMoves takes a session from one member to another by a renewal, while
+// a write under it is still on its way to the first. That write is refused when it
+// arrives, since the session has moved; and what is bound to the session lives on,
+// also when the first member dies.
+func TestSessionMoves(t *testing.T) {
+	t.Parallel()
+	e := testbed.StartZooKeeperEnsemble(t, 3)
+	var (
+		ways    []*testbed.Proxy
+		servers []string
+	)
+	for _, address := range e.Addresses() {
+		way, err := testbed.NewProxy(address, nil)
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, way.Close()) })
+		ways, servers = append(ways, way), append(servers, way.Address())
+	}
+	s := open(t, zk.Config{Servers: servers, DialTimeout: 500 * time.Millisecond})
+	ways[1].Cut()
+	ways[2].Cut()
+	session, err := s.NewSession(within(t, patience), time.Minute)
+	require.NoError(t, err)
+	token, err := dcs.Create(within(t, patience), s, "/a/lock", nil, session.ID())
+	require.NoError(t, err)
+
+	ways[0].Cut()
+	late := make(chan error, 1)
+	go func() {
+		_, err := dcs.CompareAndSwap(within(t, patience), s, "/a/lock", token, []byte("late"), session.ID())
+		late <- err
+	}()
+	require.NoError(t, sleep(t.Context(), 100*time.Millisecond)) // it is on its way, most likely
+	ways[1].Heal()
+	ways[2].Heal()
+	require.NoError(t, session.Renew(within(t, patience)))
+	ways[0].Heal()
+	err = <-late
+	require.Error(t, err)
+	require.True(t, errors.Is(err, dcs.ErrAmbiguous) || errors.Is(err, dcs.ErrUnavailable), "%v", err)
+
+	require.NoError(t, e.Members()[0].Kill())
+	for range 3 {
+		require.NoError(t, session.Renew(within(t, patience)))
+	}
+	kv, err := s.Get(within(t, patience), "/a/lock")
+	require.NoError(t, err)
+	require.Equal(t, dcs.KV{Key: "/a/lock", Value: []byte{}, Revision: token, Created: token, Session: session.ID()}, kv)
+	_, err = dcs.CompareAndSwap(within(t, patience), s, "/a/lock", token, []byte("here"), session.ID())
+	require.NoError(t, err)
+}
+
 // TestLeaderDies kills the leader under clients that write and hold keys.
 func TestLeaderDies(t *testing.T) {
 	t.Parallel()
