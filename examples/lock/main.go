@@ -2,6 +2,7 @@
 // different names, and stop the holder in any way you like: see README.md.
 //
 //	go run ./examples/lock -etcd http://127.0.0.1:2379 -name a
+//	go run ./examples/lock -zookeeper 127.0.0.1:2181 -name a
 package main
 
 import (
@@ -19,16 +20,18 @@ import (
 	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/dcs/etcd"
 	"github.com/pghad/pghad/dcs/memory"
+	"github.com/pghad/pghad/dcs/zk"
 	"github.com/pghad/pghad/ha"
 )
 
 func main() {
 	name := flag.String("name", "a", "what others see of the holder")
-	endpoint := flag.String("etcd", "", "client URL of etcd; empty: a store in memory, which only this process has")
+	endpoint := flag.String("etcd", "", "client URL of etcd")
+	server := flag.String("zookeeper", "", "host:port of ZooKeeper; without both the store is in memory, which only this process has")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	store, err := open(ctx, *endpoint)
+	store, err := open(ctx, *endpoint, *server)
 	if err == nil {
 		err = errors.Join(run(ctx, store, *name, os.Stdout), store.Close())
 	}
@@ -38,11 +41,15 @@ func main() {
 	}
 }
 
-func open(ctx context.Context, endpoint string) (dcs.Store, error) {
-	if endpoint == "" {
+func open(ctx context.Context, endpoint, server string) (dcs.Store, error) {
+	switch {
+	case endpoint != "":
+		return etcd.Open(ctx, etcd.Config{Endpoints: []string{endpoint}})
+	case server != "":
+		return zk.Open(ctx, zk.Config{Servers: []string{server}})
+	default:
 		return memory.New(memory.Config{}).Client("memory"), nil
 	}
-	return etcd.Open(ctx, etcd.Config{Endpoints: []string{endpoint}})
 }
 
 // run holds the lock as often as it can, until ctx ends.

@@ -39,13 +39,15 @@ func lead(t *testing.T, store dcs.Store, name string) string {
 
 func TestLock(t *testing.T) {
 	t.Parallel()
-	for name, endpoint := range map[string]func(t *testing.T) string{
-		"memory": func(*testing.T) string { return "" },
-		"etcd":   func(t *testing.T) string { return testbed.StartEtcd(t).Endpoints()[0] },
+	for name, where := range map[string]func(t *testing.T) (endpoint, server string){
+		"memory":    func(*testing.T) (endpoint, server string) { return "", "" },
+		"etcd":      func(t *testing.T) (endpoint, server string) { return testbed.StartEtcd(t).Endpoints()[0], "" },
+		"zookeeper": func(t *testing.T) (endpoint, server string) { return "", testbed.StartZooKeeper(t).Address() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			store, err := open(t.Context(), endpoint(t))
+			endpoint, server := where(t)
+			store, err := open(t.Context(), endpoint, server)
 			require.NoError(t, err)
 			defer func() { require.NoError(t, store.Close()) }()
 			first := strings.Split(lead(t, store, "a"), "\n")
