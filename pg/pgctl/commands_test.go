@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,10 +38,13 @@ func byCommands(tb testing.TB) func(*pgctl.Config) {
 	}
 }
 
+// notes is the file in which the commands note what they do.
+func (n *node) notes() string { return filepath.Join(filepath.Dir(n.cfg.DataDir), "noted") }
+
 // noted is what the commands have noted.
 func (n *node) noted() string {
 	n.tb.Helper()
-	text, err := os.ReadFile(filepath.Join(filepath.Dir(n.cfg.DataDir), "noted"))
+	text, err := os.ReadFile(n.notes())
 	require.NoError(n.tb, err)
 	return string(text)
 }
@@ -126,5 +130,35 @@ func TestCommandsThatFail(t *testing.T) {
 		require.ErrorIs(t, err, context.Canceled)
 	}
 	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
+	require.False(t, a.serverRuns())
+}
+
+// pg_ctl puts the postmaster into a session of its own, and systemctl leaves it to
+// systemd: the death of the start command does not end what it has begun.
+func TestStartCommandCutOffBeforeItsPostmaster(t *testing.T) {
+	t.Parallel()
+	a := newNode(t, "a", byCommands(t))
+	require.NoError(t, a.Init(a.ctx()))
+	begun, proceed := filepath.Join(t.TempDir(), "begun"), filepath.Join(t.TempDir(), "proceed")
+	whole := a.cfg.Commands.Start
+	a.cfg.Commands.Start = []string{"sh", "-c", "touch " + begun +
+		"; setsid sh -c 'until test -e " + proceed + "; do sleep 0.01; done; exec \"$@\"' - \"$@\" & wait", "-"}
+	a.cfg.Commands.Start = append(a.cfg.Commands.Start, whole...)
+	require.NoError(t, a.Close())
+	a.open()
+
+	short, cancel := context.WithCancel(a.ctx())
+	started := make(chan error, 1)
+	go func() { started <- a.StartStandby(short, pg.Upstream{}) }()
+	a.await("the start command runs", func() bool { _, err := os.Stat(begun); return err == nil })
+	cancel()
+	a.await("the stop command has been run", func() bool {
+		text, err := os.ReadFile(a.notes())
+		return err == nil && strings.Contains(string(text), "stop")
+	})
+	require.NoError(t, os.WriteFile(proceed, nil, 0o600))
+	require.ErrorIs(t, <-started, context.Canceled)
+	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
+	require.Equal(t, "stop\nstart\nstop\n", a.noted(), "the server that came is stopped")
 	require.False(t, a.serverRuns())
 }

@@ -80,20 +80,69 @@ func newCommandRunner(cfg Config) *commandRunner {
 // failed, or was cut off, is undone: nobody would look at what comes of it.
 func (r *commandRunner) start(ctx context.Context, _ order) (process, error) {
 	p, err := r.tryStart(ctx)
-	if err == nil {
-		return p, nil
+	if err != nil {
+		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
-	err = fmt.Errorf("start PostgreSQL: %w", err)
-	if undo := r.run(context.WithoutCancel(ctx), "stop", r.commands.Stop); undo != nil {
-		r.cfg.Logger.Warn("a failed start cannot be undone by the stop command", "error", undo.Error())
-	}
-	return nil, err
+	return p, nil
 }
 
 func (r *commandRunner) tryStart(ctx context.Context) (process, error) {
-	if err := r.run(ctx, "start", r.commands.Start); err != nil {
+	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
+	var failed error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		failed = r.run(context.WithoutCancel(ctx), "start", r.commands.Start)
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		r.undo(ended)
+		return nil, context.Cause(ctx)
+	}
+	if failed == nil {
+		p, err := r.awaitPostmaster(ctx)
+		if err == nil {
+			return p, nil
+		}
+		failed = err
+	}
+	r.undo(ended)
+	return nil, failed
+}
+
+// undo runs the stop command until the start command has ended, and once more.
+//
+// A start command that was cut off is not killed, for that would not end what it
+// has begun: systemd goes on with the job, and the postmaster of pg_ctl is in a
+// session of its own and may not have its postmaster.pid yet. It would come after
+// everybody has seen that no server runs.
+func (r *commandRunner) undo(ended <-chan struct{}) {
+	for {
+		last := false
+		select {
+		case <-ended:
+			last = true
+		default:
+		}
+		err := r.run(context.Background(), "stop", r.commands.Stop)
+		if last {
+			if err != nil {
+				r.cfg.Logger.Warn("a failed start cannot be undone by the stop command", "error", err.Error())
+			}
+			return
+		}
+		select {
+		case <-ended:
+		case <-r.cfg.Clock.After(statusPause):
+		}
+	}
+}
+
+// awaitPostmaster waits for the server of a start command that has succeeded.
+func (r *commandRunner) awaitPostmaster(ctx context.Context) (process, error) {
 	ctx, cancel := timectx.With(ctx, r.cfg.Clock, r.commands.Timeout, "start of the postmaster after the start command")
 	defer cancel()
 	asked, failures := r.cfg.Clock.Now(), 0
