@@ -18,6 +18,10 @@ import (
 	"github.com/pghad/pghad/pg"
 )
 
+// DefaultMaxLag is the bound of ElectorConfig.MaxLag, 1 MiB, as Patroni has it for
+// maximum_lag_on_failover.
+const DefaultMaxLag = 1 << 20
+
 // Voter is what an Elector needs of the local server.
 type Voter interface {
 	Fencer
@@ -37,6 +41,10 @@ type ElectorConfig struct {
 
 	Priority   int  // higher wins among equally advanced nodes
 	NoFailover bool // this node votes and never wins
+	// MaxLag bounds the loss of an automatic failover in mode async: the winner
+	// holds at most so much less than the primary has last published. Bytes of WAL.
+	// Zero: DefaultMaxLag.
+	MaxLag uint64
 
 	// Promised, where not nil, says how long this node is still bound by a promise
 	// not to fence. It does not vote before that has passed.
@@ -102,6 +110,9 @@ func NewElector(cfg ElectorConfig) (*Elector, error) {
 	}
 	if err := record.ValidName("node", cfg.Name); err != nil {
 		return nil, fmt.Errorf("elector: %w", err)
+	}
+	if cfg.MaxLag == 0 {
+		cfg.MaxLag = DefaultMaxLag
 	}
 	cfg.Timing = cfg.Timing.Defaults()
 	if err := cfg.Timing.Validate(); err != nil {
@@ -169,6 +180,9 @@ func (e *Elector) view(now record.Cluster) election.View {
 		Deadline:      time.Duration(state.Deadline),
 		TTL:           e.cfg.Timing.TTL,
 		Handover:      state.Handover != nil,
+		Present:       now.Alive,
+		Published:     now.PublishedBy(now.Quorum.Value.Primary),
+		MaxLag:        e.cfg.MaxLag,
 	}
 	if local.PledgeOwn && !local.bars(state.ID, state.Nonce) {
 		view.Pledge = min(local.Pledge, state.ID)
@@ -335,6 +349,10 @@ func (e *Elector) pledge(id uint64, nonce string) error {
 func (e *Elector) name(ctx context.Context, now record.Cluster, plan election.Plan) error {
 	state := now.Failover.Value
 	state.Phase, state.Winner, state.Reason = record.PhaseWon, plan.Winner, plan.Why
+	if plan.Lossy {
+		primary := now.Quorum.Value.Primary
+		state.Loss = &record.Loss{Of: primary, Published: now.PublishedBy(primary), Bytes: plan.Lag}
+	}
 	txn := dcs.Txn{
 		If:   e.frozen(now),
 		Then: []dcs.Op{{Key: e.cfg.Keys.FailoverState(), Value: record.Encode(state)}},
@@ -342,8 +360,12 @@ func (e *Elector) name(ctx context.Context, now record.Cluster, plan election.Pl
 	if err := e.cfg.Effects.run("election/name", func() error { return e.asManager(ctx, txn) }); err != nil {
 		return err
 	}
-	e.cfg.Logger.InfoContext(ctx, "election won", "election", plan.ID, "winner", plan.Winner.String(), "why", plan.Why)
-	e.tell(ElectionInfo{ID: plan.ID, Step: "named", Winner: plan.Winner, Why: plan.Why})
+	level := slog.LevelInfo
+	if plan.Lossy {
+		level = slog.LevelWarn
+	}
+	e.cfg.Logger.Log(ctx, level, "election won", "election", plan.ID, "winner", plan.Winner.String(), "why", plan.Why)
+	e.tell(ElectionInfo{ID: plan.ID, Step: "named", Winner: plan.Winner, Why: plan.Why, Loss: state.Loss})
 	return nil
 }
 
@@ -435,6 +457,7 @@ func (e *Elector) reserve(now record.Cluster, position pg.Position) (record.Hist
 	}
 	term := record.Term{
 		ID: state.ID, Primary: e.cfg.Name, Timeline: timeline + 1, Parent: position.Timeline, At: e.cfg.Wall().UTC().Format(time.RFC3339),
+		Loss: state.Loss,
 	}
 	return now.History.Value.With(term), term
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/pghad/pghad/ha/quorum"
+	"github.com/pghad/pghad/ha/record"
 	"github.com/pghad/pghad/pg"
 )
 
@@ -42,6 +43,7 @@ type ElectionInfo struct {
 	Winner quorum.Member
 	Vote   pg.Position
 	Why    string
+	Loss   *record.Loss // what may be lost with the winner named, in mode async
 }
 
 // OfficeInfo says that a term begins or ends on this node.

@@ -12,6 +12,9 @@ import (
 // reports whether the turn is over, and after which pause one is under way that is
 // worth another look.
 func (n *Node) switchOver(ctx context.Context, v look) (done bool, pause time.Duration, err error) {
+	if v.records.Switchover.Value.ID != n.leaving || !v.records.SwitchoverState.Value.Open() {
+		n.leaving = ""
+	}
 	if n.coordinator.Idle(v.records) {
 		return false, n.cfg.Timing.Observe, nil
 	}

@@ -133,6 +133,9 @@ func (n *Node) startServer(ctx context.Context, v look, recorded quorum.Config) 
 	bounded, cancel := timectx.With(ctx, n.cfg.Clock, n.cfg.Timing.ElectionTimeout, "start in place")
 	defer cancel()
 	return n.cfg.Effects.run("server/start-primary", func() error {
+		if err := n.setDeadline(bounded, o); err != nil {
+			return err
+		}
 		return n.cfg.Postgres.StartPrimary(bounded, o.warrant, recorded.Setting())
 	})
 }
@@ -159,7 +162,7 @@ func (n *Node) promote(ctx context.Context, v look) error {
 		return err
 	}
 	setting := v.recorded().Setting()
-	if setting.Empty() && len(v.recorded().Members) > 0 {
+	if setting.Empty() && len(v.recorded().Members) > 0 && v.recorded().Mode != quorum.ModeAsync {
 		setting = pg.SyncSetting{Method: pg.SyncAny, K: 1, Names: (quorum.Config{K: 1, Members: v.recorded().Members}).Setting().Names}
 	}
 	if err := n.adoptDormant(ctx, setting); err != nil {
@@ -168,6 +171,9 @@ func (n *Node) promote(ctx context.Context, v look) error {
 	began := n.cfg.Clock.Now()
 	var done pg.Promotion
 	err := n.cfg.Effects.run("server/promote", func() (err error) {
+		if err := n.setDeadline(ctx, o); err != nil {
+			return err
+		}
 		done, err = n.cfg.Postgres.Promote(ctx, o.warrant, o.Timeline)
 		return err
 	})

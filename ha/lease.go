@@ -33,6 +33,7 @@ type Lease struct {
 	sent     instant // of the last renewal, once ended
 	gone     bool    // proven: the key is not this lease's any more
 	working  bool    // Hold waits for its work
+	renewed  func()  // is told of each renewal; does not wait; nil if nobody cares
 }
 
 var _ pg.Warrant = (*Lease)(nil)
@@ -100,6 +101,13 @@ func (ls *Lease) Release(ctx context.Context) error {
 		return fmt.Errorf("release %s: it is free when its session ends at the store: %w", ls.key, err)
 	}
 	return nil
+}
+
+// onRenewal has f told of each renewal. f must not wait.
+func (ls *Lease) onRenewal(f func()) {
+	ls.locker.mu.Lock()
+	defer ls.locker.unlock()
+	ls.renewed = f
 }
 
 // end ends the lease unless it has ended. The caller holds locker.mu.

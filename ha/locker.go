@@ -397,6 +397,26 @@ func (l *Locker) Close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// Abandon ends the Locker like Close, and releases nothing: its locks stand until
+// their sessions expire, and whoever knows their tokens may adopt them until then.
+func (l *Locker) Abandon(ctx context.Context) error {
+	l.close(ErrClosed)
+	var errs []error
+	if err := l.holds.dismiss(ctx); err != nil {
+		errs = append(errs, fmt.Errorf("abandon locks: waiting for work to return: %w", err))
+	}
+	l.mu.Lock()
+	for _, s := range l.sessions {
+		s.finishing = true // by nobody
+		s.end(ErrReleased)
+	}
+	l.unlock()
+	if err := l.workers.dismiss(ctx); err != nil {
+		errs = append(errs, fmt.Errorf("abandon locks: a goroutine is still at work: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
 // endSessions ends all sessions and gives up all leases but those under which
 // work goes on. It returns the sessions that the caller has to finish, and the
 // keys of the locks under which work goes on.

@@ -250,6 +250,11 @@ func (s *lockerSession) renew() (sent instant, err error) {
 	defer l.unlock()
 	if s.expireIfDue() > 0 && sent.clock.After(s.sent.clock) {
 		s.sent = sent
+		for _, ls := range s.leases {
+			if ls.renewed != nil {
+				ls.renewed()
+			}
+		}
 	}
 	return sent, nil
 }

@@ -72,6 +72,13 @@ func (n *Node) leaveMaintenance(ctx context.Context, v look) error {
 	}
 	asked, cancel := n.request(ctx, "confirming the end of maintenance")
 	defer cancel()
+	if n.office != nil {
+		// Until then the guard of the server keeps it for as long as maintenance might
+		// have lasted.
+		if err := n.setDeadline(asked, n.office); err != nil {
+			return err
+		}
+	}
 	keys := n.keys
 	err := n.cfg.Effects.run("maintenance/confirm", func() error {
 		_, err := n.cfg.Store.Commit(asked, dcs.Txn{

@@ -41,11 +41,18 @@ type NodeConfig struct {
 	APIURL string // published in members/<host>, may be empty
 
 	Timing Timing
-	Mode   quorum.Mode // default quorum; the only one so far
+	// Mode is that of a cluster which this node creates: quorum (default) or async.
+	// After that the record counts.
+	Mode quorum.Mode
+	// MaxLag bounds the loss in mode async: see ElectorConfig.
+	MaxLag uint64
 	// Relaxed allows the quorum to be lowered to zero acknowledgements when no
 	// member is left. Default: strict, commits then wait.
 	Relaxed   bool
 	Bootstrap bool // this node may create the cluster (initdb); never implied
+	// Exit is what becomes of the server when Run's context ends; default
+	// ExitHandOver. In maintenance the server is always left running.
+	Exit Exit
 
 	Priority   int
 	NoFailover bool
@@ -84,6 +91,7 @@ type Node struct {
 	plan       role.Plan
 	why        string
 	question   question
+	leaving    string // the switchover by which the node hands over at its end, until that has ended
 	published  published
 	dry        time.Time // since when the server follows without a stream, zero if it streams
 	turns      int       // restarts since then
@@ -128,13 +136,18 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	if cfg.Mode == "" {
 		cfg.Mode = quorum.ModeQuorum
 	}
+	if cfg.Exit == "" {
+		cfg.Exit = ExitHandOver
+	}
 	switch {
 	case cfg.Store == nil || cfg.Postgres == nil || cfg.Disk == nil:
 		return nil, errors.New("node: Store, Postgres and Disk are required")
 	case cfg.Host == "" || cfg.Port < 1 || cfg.Port > 65535:
 		return nil, fmt.Errorf("node: address %q:%d: other nodes must be able to reach the server there", cfg.Host, cfg.Port)
-	case cfg.Mode != quorum.ModeQuorum:
-		return nil, fmt.Errorf("node: mode %q: this version knows quorum only", cfg.Mode)
+	case !cfg.Exit.valid():
+		return nil, fmt.Errorf("node: exit %q: want %q, %q or %q", cfg.Exit, ExitHandOver, ExitStop, ExitKeep)
+	case cfg.Mode != quorum.ModeQuorum && cfg.Mode != quorum.ModeAsync:
+		return nil, fmt.Errorf("node: mode %q: this version knows quorum and async", cfg.Mode)
 	}
 	keys, err := record.NewKeys(cfg.Namespace, cfg.Cluster)
 	if err != nil {
@@ -175,7 +188,7 @@ func (n *Node) assemble() error {
 	}
 	n.elector, err = NewElector(ElectorConfig{
 		Store: cfg.Store, Locker: n.locker, Keys: n.keys, Postgres: cfg.Postgres, Memory: n.memory, Name: cfg.Name,
-		Priority: cfg.Priority, NoFailover: cfg.NoFailover, Timing: cfg.Timing, Clock: cfg.Clock, Wall: cfg.Wall,
+		Priority: cfg.Priority, NoFailover: cfg.NoFailover, MaxLag: cfg.MaxLag, Timing: cfg.Timing, Clock: cfg.Clock, Wall: cfg.Wall,
 		Promised: n.promiser.bound,
 		Rand:     cfg.Rand, Logger: cfg.Logger, Events: cfg.Events, Effects: cfg.Effects,
 	})
@@ -192,21 +205,22 @@ func (n *Node) assemble() error {
 	return nil
 }
 
-// Run is the node's life. It returns when ctx ends, after the server has been
-// stopped and the locks released, or with ErrForeignData, which no waiting can
+// Run is the node's life. It returns when ctx ends, after server and locks have
+// been left as NodeConfig.Exit says, or with ErrForeignData, which no waiting can
 // mend. It must be called once.
 func (n *Node) Run(ctx context.Context) error {
-	sources, stop := context.WithCancel(ctx)
+	sources, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
 	var wait sync.WaitGroup
 	wait.Go(func() { n.watchStore(sources) })
 	wait.Go(func() { n.watchServer(sources) })
 	unhook := context.AfterFunc(ctx, n.poke)
 	err := n.loop(ctx)
 	unhook()
-	stop()
 	if err == nil {
-		err = n.shutdown(context.WithoutCancel(ctx))
+		err = n.exit(ctx)
 	}
+	stop()
 	wait.Wait()
 	return err
 }

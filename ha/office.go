@@ -19,11 +19,11 @@ type office struct {
 	warrant  *warrant
 	ctx      context.Context // ends with the warrant
 	cancel   context.CancelCauseFunc
-	asking   sync.WaitGroup
-	guarded  chan struct{} // closed when the goroutine that watches the warrant has ended
-	stopErr  error         // of that goroutine's stop; valid once guarded is closed
-	promoted bool          // the server has been seen as the primary of Timeline
-	failures int           // starts in place that failed in a row
+	asking   sync.WaitGroup // the goroutines that ask for promises and keep the guard's deadline
+	guarded  chan struct{}  // closed when the goroutine that watches the warrant has ended
+	stopErr  error          // of that goroutine's stop; valid once guarded is closed
+	promoted bool           // the server has been seen as the primary of Timeline
+	failures int            // starts in place that failed in a row
 	barrier  barrier
 	tracker  *QuorumTracker
 	tracked  uint64           // the server's generation that the tracker knows
@@ -61,6 +61,7 @@ const maxStarts = 2
 func (n *Node) enterOffice(ctx context.Context, won *Office) {
 	o := &office{Office: *won, guarded: make(chan struct{}), spared: map[string]spare{}}
 	o.warrant = newWarrant(n.locker, won.Lease, won.Recorded, n.promiseRequest(won))
+	o.warrant.seen(false, n.memory.State().Maintenance, nil) // not only from the next look on
 	o.ctx, o.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	n.office = o
 	n.following = following{}
@@ -80,6 +81,7 @@ func (n *Node) enterOffice(ctx context.Context, won *Office) {
 		n.poke()
 	}()
 	o.asking.Go(func() { n.askPromises(o) })
+	o.asking.Go(func() { n.keepDeadline(o) })
 	n.writable = true
 	if n.cfg.Events.Office != nil {
 		n.cfg.Events.Office(OfficeInfo{Term: o.Term, Begins: true})

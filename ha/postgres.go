@@ -2,6 +2,7 @@ package ha
 
 import (
 	"context"
+	"time"
 
 	"github.com/pghad/pghad/pg"
 )
@@ -166,6 +167,23 @@ type SlotKeeper interface {
 	// this server has replayed), so that a standby's slots do not hold WAL for
 	// ever. It never removes one. It works on a standby too.
 	EnsureSlots(ctx context.Context, slots []pg.Slot) error
+}
+
+// DeadlineSetter is an optional ability of a PostgresController: the server is in
+// the hands of a guard that outlives this process and stops it when its deadline
+// passes. A Node keeps that deadline at the end of its warrant.
+type DeadlineSetter interface {
+	// SetDeadline says that the server may run writable for as long as left
+	// returns, and no longer. left is called once, after the time from which it
+	// counts was noted, so that nothing which holds the request up adds to it, and
+	// in the order in which the calls take effect; it does not block. Nothing left
+	// revokes the right: a server that runs writable is stopped at once.
+	//
+	// StartPrimary and Promote of such a controller refuse without a deadline that
+	// is ahead (pg.ErrNoWarrant). It may be called while another method runs. An
+	// error leaves open which deadline counts, this one or the one before;
+	// errors.ErrUnsupported says that there is no guard.
+	SetDeadline(ctx context.Context, left func() time.Duration) error
 }
 
 // Gatekeeper opens the read gate. A server started or promoted as a primary

@@ -187,7 +187,7 @@ func (n *Node) askPromises(o *office) {
 		return
 	}
 	ctx, t := o.ctx, n.locker.timing
-	doubt := t.window(t.TTL) - t.RenewEvery - t.Request/2
+	doubt := t.doubt()
 	for ctx.Err() == nil {
 		pause := o.warrant.leaseLeft() - doubt
 		if pause <= 0 {

@@ -29,6 +29,8 @@ func (n *Node) track(ctx context.Context, v look) (busy bool, err error) {
 		}
 		seen.Replicas = append(seen.Replicas, replica)
 	}
+	ctx, cancel := o.warrant.soundLease(ctx)
+	defer cancel()
 	report, err := o.tracker.Step(ctx, o.Lease, seen)
 	if o.tracker.Settled() {
 		o.warrant.settle(report.Recorded.Config)

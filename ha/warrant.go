@@ -20,6 +20,7 @@ const unlimited = 365 * 24 * time.Hour
 type warrant struct {
 	locker *Locker
 	wake   chan struct{} // something has changed that may have shortened it
+	moved  chan struct{} // something has changed that may have moved its end
 
 	mu      sync.Mutex // never held over anything that waits
 	lease   *Lease
@@ -31,6 +32,7 @@ type warrant struct {
 	peers       []Peer
 	fit         bool // the server was seen to serve at the last look
 	maintenance bool
+	free        bool  // the guard of the server has been told that it has no deadline
 	ended       error // final
 	left        bool  // the term has been left: the server is nobody's business here any more
 }
@@ -45,7 +47,9 @@ type promised struct {
 var _ pg.Warrant = (*warrant)(nil)
 
 func newWarrant(locker *Locker, lease *Lease, recorded quorum.Config, request PromiseRequest) *warrant {
-	w := &warrant{locker: locker, wake: make(chan struct{}, 1), promises: map[quorum.Member]promised{}}
+	w := &warrant{
+		locker: locker, wake: make(chan struct{}, 1), moved: make(chan struct{}, 1), promises: map[quorum.Member]promised{},
+	}
 	w.renewed(lease, recorded, request)
 	return w
 }
@@ -59,14 +63,17 @@ func (w *warrant) renewed(lease *Lease, recorded quorum.Config, request PromiseR
 	}
 	w.lease, w.request, w.claims = lease, request, []quorum.Config{recorded}
 	w.mu.Unlock()
+	lease.onRenewal(w.poke)
 	context.AfterFunc(lease.Context(), w.poke)
 	w.poke()
 }
 
 func (w *warrant) poke() {
-	select {
-	case w.wake <- struct{}{}:
-	default:
+	for _, news := range []chan struct{}{w.wake, w.moved} {
+		select {
+		case news <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -97,7 +104,8 @@ func (w *warrant) lasts() (time.Duration, error) {
 		return unlimited, nil
 	}
 	err := w.lease.Check()
-	left := max(w.lease.remaining(), w.byPromises())
+	promised, _ := w.byPromises()
+	left := max(w.lease.remaining(), promised)
 	if left <= 0 {
 		if err == nil {
 			err = ErrExpired
@@ -119,26 +127,34 @@ func (ls *Lease) remaining() time.Duration {
 }
 
 // byPromises is how long no other node can win an election: as long as k members
-// of each record that may be in force do not fence. The caller holds mu.
-func (w *warrant) byPromises() time.Duration {
+// of each record that may be in force do not fence; in mode async, where one vote
+// may decide, all members. It is alone where no election can do without this node:
+// then that is unlimited. The caller holds mu.
+func (w *warrant) byPromises() (left time.Duration, alone bool) {
 	least := unlimited
+	alone = true
 	for _, claim := range w.claims {
-		if claim.K == 0 {
+		needed := claim.K
+		if claim.Mode == quorum.ModeAsync {
+			needed = len(claim.Members)
+		}
+		if needed == 0 {
 			continue // every vote is needed, that of this node too
 		}
+		alone = false
 		var lefts []time.Duration
 		for _, m := range claim.Members {
 			if p, ok := w.promises[m]; ok {
 				lefts = append(lefts, p.window-w.locker.since(p.sent))
 			}
 		}
-		if len(lefts) < claim.K {
-			return 0
+		if len(lefts) < needed {
+			return 0, false
 		}
 		slices.SortFunc(lefts, func(a, b time.Duration) int { return int(b - a) })
-		least = min(least, lefts[claim.K-1])
+		least = min(least, lefts[needed-1])
 	}
-	return max(least, 0)
+	return max(least, 0), alone
 }
 
 // leaseLeft is how long the lease lasts if it is not renewed.
@@ -152,7 +168,8 @@ func (w *warrant) leaseLeft() time.Duration {
 func (w *warrant) standsAlone() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.ended == nil && (w.maintenance || w.byPromises() > 0)
+	promised, _ := w.byPromises()
+	return w.ended == nil && (w.maintenance || promised > 0)
 }
 
 // leave ends the warrant for good, and guard with it: the caller has stopped the
@@ -204,10 +221,14 @@ func (w *warrant) settled() (quorum.Config, bool) {
 // seen notes what the last look has shown.
 func (w *warrant) seen(fit, maintenance bool, peers []Peer) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
+	changed := w.maintenance != maintenance
 	w.fit, w.maintenance = fit, maintenance
 	if peers != nil {
 		w.peers = peers
+	}
+	w.mu.Unlock()
+	if changed {
+		w.poke() // what it rests on now may have ended long ago
 	}
 }
 

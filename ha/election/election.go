@@ -9,6 +9,9 @@
 // primary alone, once it is a fenced standby. A vote counts only for the very
 // life (node and incarnation) that is recorded, and only for the election (id
 // and nonce) that it was given in.
+//
+// In mode async a commit is on the primary alone, and R would be all of D. There
+// the votes of those who can be expected to vote decide, and say what may be lost.
 package election
 
 import (
@@ -69,6 +72,16 @@ type View struct {
 	Overdue  time.Duration // how long this node has seen the election at its phase
 	Deadline time.Duration // of the election
 	TTL      time.Duration
+
+	// What follows matters in mode async only.
+
+	// Present are the nodes whose agents are alive: their votes are waited for until
+	// the deadline.
+	Present []string
+	// Published is what the recorded primary last said that it holds.
+	Published pg.Position
+	// MaxLag is how much less than that the winner may hold. Bytes of WAL.
+	MaxLag uint64
 }
 
 // Action is what to do next.
@@ -91,6 +104,11 @@ type Plan struct {
 	Winner     quorum.Member
 	Why        string
 	Missing    []quorum.Member
+	// Lossy: commits that were acknowledged may be lost with this winner, in mode
+	// async. Lag is what is known of that: how much less the winner holds than the
+	// recorded primary has published, in bytes of WAL.
+	Lossy bool
+	Lag   uint64
 }
 
 // String is for people and for tests.
@@ -149,7 +167,7 @@ func decideFencing(v View) Plan {
 	case !slices.Contains(v.Electorate, v.Self):
 		return Plan{Action: Wait, ID: v.ID, Why: fmt.Sprintf("%s is not in the electorate", v.Self)}
 	case !slices.ContainsFunc(v.Votes, func(vote Vote) bool { return vote.Member == v.Self }):
-		if choice := Choose(v.Recorded, v.Votes); v.ManagerIsMe && v.Overdue > v.Deadline && choice.Action == Name {
+		if choice := Choose(v); v.ManagerIsMe && v.Overdue > v.Deadline && choice.Action == Name {
 			choice.ID = v.ID // the others are enough, and this node has not been able to fence itself
 			return choice
 		}
@@ -158,7 +176,7 @@ func decideFencing(v View) Plan {
 		}
 		return Plan{Action: CastVote, ID: v.ID}
 	}
-	choice := Choose(v.Recorded, v.Votes)
+	choice := Choose(v)
 	choice.ID = v.ID
 	if choice.Action == Name && v.Manager != "" && !v.ManagerIsMe {
 		return Plan{Action: Wait, ID: v.ID, Why: v.Manager + " is to name the winner"}
@@ -180,10 +198,17 @@ func decideWon(v View) Plan {
 // Choose names the winner among the valid votes of an election over the
 // recorded quorum, or says who is missing. Votes of members that are not in D
 // are not counted.
-func Choose(recorded quorum.Config, votes []Vote) Plan {
-	counted, missing := count(recorded, votes)
+func Choose(v View) Plan {
+	recorded := v.Recorded
+	counted, missing := count(recorded, v.Votes)
 	primaryVoted := slices.ContainsFunc(counted, func(v Vote) bool { return v.Member == recorded.Primary && v.HasPosition })
-	if len(counted) < recorded.R() && !primaryVoted {
+	lossy := recorded.Mode == quorum.ModeAsync && len(counted) < recorded.R() && !primaryVoted
+	switch awaited := v.awaited(missing); {
+	case lossy && len(awaited) > 0:
+		return Plan{Action: Wait, Missing: awaited, Why: fmt.Sprintf(
+			"mode async: until %s after the election began the votes of those present are waited for, missing: %s",
+			v.Deadline, names(awaited))}
+	case !lossy && len(counted) < recorded.R() && !primaryVoted:
 		return Plan{Action: Wait, Missing: missing, Why: fmt.Sprintf(
 			"%d of the %d votes needed (%d copies of every commit among %d nodes), missing: %s",
 			len(counted), recorded.R(), recorded.W(), len(recorded.D()), names(missing))}
@@ -193,12 +218,47 @@ func Choose(recorded quorum.Config, votes []Vote) Plan {
 		return Plan{Action: Wait, Missing: missing, Why: "no voter has a position that counts, missing: " + names(missing)}
 	}
 	slices.SortFunc(held, better)
-	if !held[0].MayWin {
+	best := held[0]
+	if !best.MayWin {
 		return Plan{Action: Wait, Missing: missing, Why: fmt.Sprintf(
-			"%s holds the most, %s, and may not win (nofailover)", held[0].Member, held[0].Position)}
+			"%s holds the most, %s, and may not win (nofailover)", best.Member, best.Position)}
 	}
-	return Plan{Action: Name, Winner: held[0].Member, Missing: missing, Why: fmt.Sprintf(
-		"%s holds the most, %s, of %d votes", held[0].Member, held[0].Position, len(counted))}
+	plan := Plan{Action: Name, Winner: best.Member, Missing: missing, Why: fmt.Sprintf(
+		"%s holds the most, %s, of %d votes", best.Member, best.Position, len(counted))}
+	if lossy {
+		return v.bounded(plan, best)
+	}
+	return plan
+}
+
+// awaited are those of the missing whose vote an asynchronous election waits for.
+func (v View) awaited(missing []quorum.Member) []quorum.Member {
+	if v.Overdue > v.Deadline {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(missing), func(m quorum.Member) bool { return !slices.Contains(v.Present, m.Node) })
+}
+
+// bounded lets a winner take over without proof that it holds every acknowledged
+// commit, if it holds about as much as the primary last published.
+func (v View) bounded(plan Plan, best Vote) Plan {
+	primary := v.Recorded.Primary
+	plan.Lossy = true
+	switch {
+	case v.Published.Timeline > best.Position.Timeline:
+		return Plan{Action: Wait, Missing: plan.Missing, Why: fmt.Sprintf(
+			"%s holds the most, %s, and %s has published %s: how much is between them is not known",
+			best.Member, best.Position, primary, v.Published)}
+	case v.Published.Timeline == best.Position.Timeline && v.Published.LSN > best.Position.LSN:
+		plan.Lag = uint64(v.Published.LSN - best.Position.LSN)
+	}
+	if plan.Lag > v.MaxLag {
+		return Plan{Action: Wait, Missing: plan.Missing, Why: fmt.Sprintf(
+			"%s holds the most, %s, %d bytes less than %s has published: more than the %d bytes that may be lost (maximum_lag_on_failover)",
+			best.Member, best.Position, plan.Lag, primary, v.MaxLag)}
+	}
+	plan.Why += fmt.Sprintf("; mode async: %d bytes that %s has published may be lost, and what it wrote after that", plan.Lag, primary)
+	return plan
 }
 
 // better orders votes: newest timeline of the WAL held, then LSN, then who may

@@ -48,6 +48,16 @@ func view(t *testing.T, body string) election.View {
 			v.Recorded = config(t, value)
 		case "self":
 			v.Self = member(t, value)
+		case "mode":
+			v.Recorded.Mode = quorum.Mode(value)
+			require.NoError(t, v.Recorded.Validate())
+		case "present":
+			v.Present = strings.Fields(value)
+		case "published":
+			v.Published = position(t, strings.Fields(value))
+		case "max lag":
+			_, err := fmt.Sscan(value, &v.MaxLag)
+			require.NoError(t, err)
 		case "leader":
 			v.LeaderPresent = value == "yes"
 		case "manager":
@@ -103,11 +113,7 @@ func vote(t *testing.T, text string) election.Vote {
 	if words[1] == "none" {
 		return result
 	}
-	timeline, err := pg.ParseTimeline(words[1])
-	require.NoError(t, err)
-	lsn, err := pg.ParseLSN(words[2])
-	require.NoError(t, err)
-	result.Position, result.HasPosition, result.MayWin = pg.Position{Timeline: timeline, LSN: lsn}, true, true
+	result.Position, result.HasPosition, result.MayWin = position(t, words[1:]), true, true
 	for i, word := range words[3:] {
 		switch word {
 		case "nofailover":
@@ -118,6 +124,16 @@ func vote(t *testing.T, text string) election.Vote {
 		}
 	}
 	return result
+}
+
+// position reads a timeline and an LSN.
+func position(t *testing.T, words []string) pg.Position {
+	t.Helper()
+	timeline, err := pg.ParseTimeline(words[0])
+	require.NoError(t, err)
+	lsn, err := pg.ParseLSN(words[1])
+	require.NoError(t, err)
+	return pg.Position{Timeline: timeline, LSN: lsn}
 }
 
 // config reads "a.1 + ANY 1 (b.1, c.1)".
@@ -179,7 +195,7 @@ func checkWinner(t *testing.T, c quorum.Config, copies, voters uint) {
 			votes = append(votes, election.Vote{Member: m, Position: position, HasPosition: true, MayWin: true})
 		}
 	}
-	plan := election.Choose(c, votes)
+	plan := election.Choose(election.View{Recorded: c, Votes: votes})
 	if plan.Action != election.Name {
 		require.Less(t, len(votes), c.R(), "%s: %d votes named nobody", c, len(votes))
 		return

@@ -66,10 +66,13 @@ type host struct {
 	// Its clock goes at another rate than it may: now, or until steady.
 	rates   int
 	steady  time.Duration
+	robbed  time.Duration // until when the store may have given away what the host holds
+	thawed  time.Duration // when the machine last stood still
 	started time.Duration // when the last agent was
 	parked  []*item       // what its server would do
 	failing []string      // effects on its server that fail; see host.failure
 	hanging []hang        // effects on its server that take long
+	guard   *guard        // of its server; nil without Config.Guard
 	// sessions are all that agents of this host were granted.
 	sessions []dcs.SessionID
 }
@@ -181,6 +184,9 @@ func (a *agent) kill() {
 	w.mu.Unlock()
 	a.cancel(ErrDead)
 }
+
+// stop asks the agent to end, as SIGTERM does.
+func (a *agent) stop(exit ha.Exit) { a.cancel(exit) }
 
 // pause stops the agent's program like SIGSTOP: no reply, timer or news reaches
 // it. What it has sent goes on.

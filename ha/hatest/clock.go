@@ -27,6 +27,7 @@ type hostTime struct {
 	base      time.Duration // world time of the last change
 	mono      time.Duration // monotonic clock at base
 	wall      time.Duration // wall clock at base
+	boot      time.Duration // monotonic clock that does not stand still, at base
 	rate      float64       // of both, 1 is exact
 	suspended bool          // the monotonic clock stands still
 }
@@ -40,8 +41,14 @@ func (h *hostTime) at(now time.Duration) (mono, wall time.Duration) {
 	return h.mono + passed, wall
 }
 
+// bootAt is the clock that counts while the machine is suspended, too.
+func (h *hostTime) bootAt(now time.Duration) time.Duration {
+	return h.boot + time.Duration(float64(now-h.base)*h.rate)
+}
+
 // rebase makes now the point from which the clocks are counted.
 func (h *hostTime) rebase(now time.Duration) {
+	h.boot = h.bootAt(now)
 	h.mono, h.wall = h.at(now)
 	h.base = now
 }

@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"github.com/pghad/pghad/ha"
+	"github.com/pghad/pghad/ha/quorum"
 )
 
 // NewPlan draws a plan from a seed. The draws of the topology, of the workload,
-// of the faults, of outages of the store and of what operators do, do not shift
-// one another.
+// of the faults, of outages of the store, of what operators do, of the mode and the
+// guards, and of agents that are told to end, do not shift one another.
 func NewPlan(seed uint64) Plan {
 	p := Plan{Seed: seed}
 	drawTopology(&p, newRand(seed, streamTopology))
@@ -20,6 +21,8 @@ func NewPlan(seed uint64) Plan {
 	drawIncidents(&p, newRand(seed, streamFaults))
 	drawOutages(&p, newRand(seed, streamOutages))
 	drawPlanned(&p, newRand(seed, streamPlanned))
+	drawGuard(&p, newRand(seed, streamGuard))
+	drawExits(&p, newRand(seed, streamExits))
 	return p
 }
 
@@ -399,5 +402,53 @@ func drawPlanned(p *Plan, r *rand.Rand) {
 			at += time.Duration(r.Int64N(int64(5 * time.Second)))
 		}
 		at += 10*time.Second + time.Duration(r.ExpFloat64()*float64(15*time.Second))
+	}
+}
+
+// guardTrouble is what can befall a guard. An agent that cannot tell it a deadline
+// is trouble of that kind, too.
+var guardTrouble = []func(p *Plan, r *rand.Rand) Incident{
+	func(p *Plan, r *rand.Rand) Incident {
+		return Incident{Verb: "pause-guard", Args: []string{target(p, r)}, For: span(p, r)}
+	},
+	func(p *Plan, r *rand.Rand) Incident {
+		return Incident{Verb: "kill-guard", Args: []string{target(p, r)}}
+	},
+	func(p *Plan, r *rand.Rand) Incident {
+		return Incident{Verb: pick(r, "fail", "hang"), Args: []string{target(p, r), pick(r, "guard/", "guard/deadline")}, For: span(p, r)}
+	},
+}
+
+// drawGuard gives two of three plans guards, which nothing befalls in most of them,
+// and some of those the mode in which nothing but guards and leases keeps two
+// servers from taking writes at one time.
+func drawGuard(p *Plan, r *rand.Rand) {
+	if r.IntN(3) == 0 {
+		return
+	}
+	p.Guard = true
+	if r.IntN(4) == 0 {
+		p.Mode = quorum.ModeAsync
+	}
+	if r.IntN(3) > 0 {
+		return
+	}
+	for at := warmUp; at < p.Length; at += time.Duration(r.ExpFloat64() * float64(30*time.Second)) {
+		i := guardTrouble[r.IntN(len(guardTrouble))](p, r)
+		i.At = at.Round(time.Millisecond)
+		p.Incidents = append(p.Incidents, i)
+	}
+}
+
+// drawExits lets agents be told to end in every fourth plan, as at an upgrade.
+func drawExits(p *Plan, r *rand.Rand) {
+	if r.IntN(4) > 0 {
+		return
+	}
+	for at := warmUp + time.Duration(r.Int64N(int64(20*time.Second))); at < p.Length; at += time.Duration(r.ExpFloat64() * float64(40*time.Second)) {
+		p.Incidents = append(p.Incidents, Incident{
+			At: at.Round(time.Millisecond), Verb: "stop-agent", For: pick(r, brief(r), span(p, r)),
+			Args: []string{target(p, r), string(pick(r, ha.ExitHandOver, ha.ExitStop, ha.ExitKeep))},
+		})
 	}
 }

@@ -78,6 +78,9 @@ func (s *simulation) disturb(i Incident, undo func()) func() {
 			h.steady = h.calm
 		}
 	}
+	if i.Verb == "expire" {
+		h.robbed = s.world.now() + 2*s.plan.Timing.TTL
+	}
 	if i.Verb == "expire" || i.Verb == "wall" { // these happen at once
 		calmDown()
 		return undo
@@ -130,6 +133,8 @@ func (s *simulation) begin(i Incident) (undo func()) {
 		}
 		h.agent.kill()
 		return h.start
+	case "stop-agent":
+		return s.stopAgent(h, ha.Exit(i.Args[1]))
 	case "kill-server":
 		if s.servers.cluster.KillPostmaster(h.name) != nil {
 			return nil
@@ -153,6 +158,17 @@ func (s *simulation) begin(i Incident) (undo func()) {
 		return func() { _ = s.servers.cluster.Thaw(h.name, process) }
 	case "pause-agent":
 		return s.pauseAgent(h)
+	case "pause-guard":
+		if h.guard == nil {
+			return nil
+		}
+		return h.guard.pause()
+	case "kill-guard":
+		if h.guard == nil {
+			return nil
+		}
+		h.guard.die()
+		return func() {}
 	case "pause-host":
 		return s.pauseHost(h, false)
 	case "suspend":
@@ -296,6 +312,9 @@ func (s *simulation) crash(h *host) func() {
 		h.agent.kill()
 	}
 	h.down, h.halted = true, false
+	if h.guard != nil {
+		h.guard.forget()
+	}
 	s.world.requeue(h.parked)
 	h.parked = nil
 	if h.time.suspended {
@@ -337,6 +356,26 @@ func (s *simulation) pauseAgent(h *host) func() {
 	return a.resume
 }
 
+// stopAgent lets an agent end. The next one is started when it has.
+func (s *simulation) stopAgent(h *host, exit ha.Exit) func() {
+	if !h.alive() || h.agent.paused {
+		return nil
+	}
+	a := h.agent
+	a.stop(exit)
+	var next func()
+	next = func() {
+		switch {
+		case h.agent != a || h.down:
+		case a.ended || a.dead:
+			h.start()
+		default:
+			s.world.after(time.Second, newDigest().str("next agent").str(a.name), nil, next)
+		}
+	}
+	return next
+}
+
 // pauseHost stops all processes of a machine; a machine that is suspended also
 // does not count the time.
 func (s *simulation) pauseHost(h *host, suspend bool) func() {
@@ -349,12 +388,15 @@ func (s *simulation) pauseHost(h *host, suspend bool) func() {
 		h.changeTime(func(t *hostTime) { t.suspended = true })
 	}
 	return func() {
-		h.halted = false
+		h.halted, h.thawed = false, s.world.now()
 		if suspend {
 			h.changeTime(func(t *hostTime) { t.suspended = false })
 		}
 		s.world.requeue(h.parked)
 		h.parked = nil
+		if h.guard != nil {
+			h.guard.resume()
+		}
 		if resume != nil {
 			resume()
 		}
@@ -377,6 +419,9 @@ func (h *host) changeTime(change func(*hostTime)) {
 	if !h.time.suspended {
 		w.requeue(h.frozen)
 		h.frozen = nil
+	}
+	if h.guard != nil {
+		h.guard.look()
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/pghad/pghad/ha"
 	"github.com/pghad/pghad/ha/hatest"
+	"github.com/pghad/pghad/ha/quorum"
 	"github.com/pghad/pghad/internal/mutant"
 )
 
@@ -95,6 +96,12 @@ var worlds = map[string]func(t *testing.T, seed uint64) *hatest.Violation{
 	"promises": func(t *testing.T, seed uint64) *hatest.Violation {
 		t.Helper()
 		return hatest.Simulate(t, promisesPlan(seed), nil).Violation
+	},
+	"async": func(t *testing.T, seed uint64) *hatest.Violation {
+		t.Helper()
+		p := hatest.NewPlan(seed)
+		p.Mode, p.Guard = quorum.ModeAsync, true
+		return hatest.Simulate(t, p, nil).Violation
 	},
 }
 

@@ -105,7 +105,11 @@ func (o *oracle) elected(host string) {
 		votes++
 		byPrimary = byPrimary || v.Member == recorded.Primary && v.HasPosition
 	}
-	if need := len(recorded.D()) - recorded.K; votes < need && !byPrimary {
+	need := len(recorded.D()) - recorded.K
+	if s.async() {
+		need = 1
+	}
+	if votes < need && !byPrimary {
 		s.violatef(ruleElection, "%s takes office with %s and %d votes that do not surpass it, %d of %v are needed",
 			host, held, votes, need, recorded.D())
 	}
@@ -169,12 +173,12 @@ func (o *oracle) complete(host string, h record.Handover) {
 }
 
 // outlives: when somebody takes office, no other server serves any more. Where an
-// agent is dead or disturbed, or a clock is wrong, that is not promised: then the
-// quorum alone keeps commits safe.
+// agent is dead or disturbed and no guard stands in for it, or a clock is wrong, that
+// is not promised: then the quorum alone keeps commits safe.
 func (o *oracle) outlives(host string) {
 	s := o.sim
 	for _, h := range s.world.machines() {
-		if h.name != host && s.inTime(h) && serves(s.servers.cluster.Server(h.name)) {
+		if h.name != host && (s.inTime(h) || s.guarded(h)) && serves(s.servers.cluster.Server(h.name)) {
 			s.violatef(ruleOutlives, "%s takes office, and %s still serves", host, h.name)
 		}
 	}

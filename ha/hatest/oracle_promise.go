@@ -44,7 +44,11 @@ func (o *oracle) isPromised(primary string) bool {
 			given++
 		}
 	}
-	return recorded.K > 0 && given >= recorded.K
+	needed := recorded.K
+	if o.sim.async() {
+		needed = len(recorded.Members)
+	}
+	return needed > 0 && given >= needed
 }
 
 // saved: a member binds itself to no open election while a promise that it has

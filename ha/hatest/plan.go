@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pghad/pghad/ha"
+	"github.com/pghad/pghad/ha/quorum"
 )
 
 // Plan is everything that is decided about a run before it begins. Its text is
@@ -30,6 +31,8 @@ type Plan struct {
 	Rates    []float64 // of each node's clock; missing ones are exact
 	Core     []string  // the nodes that are healed in the end; empty: all
 	Leaves   string    // the node that is lost once all is well; empty: none
+	Mode     quorum.Mode
+	Guard    bool // a guard holds each server's deadline
 
 	Incidents []Incident
 	Expect    []Expectation // beyond what must always hold
@@ -51,10 +54,10 @@ type Incident struct {
 // verbs are what can be done, and how many arguments it takes, of which the
 // first is a host unless it stands in hostless.
 var verbs = map[string]int{
-	"crash": 1, "kill-agent": 1, "kill-server": 1, "pause-agent": 1, "pause-host": 1, "suspend": 1,
+	"crash": 1, "kill-agent": 1, "stop-agent": 2, "kill-server": 1, "pause-agent": 1, "pause-host": 1, "suspend": 1,
 	"isolate": 1, "cut": 2, "part": 2, "dcs-cut": 1, "dcs-down": 0, "dcs-stall": 0, "expire": 1,
 	"wall": 2, "rate": 2, "freeze": 2, "cancel": 1, "lose-disk": 1,
-	"pause-replay": 1, "kill-backend": 1, "peers-cut": 1, "fail": 2, "hang": 2,
+	"pause-replay": 1, "kill-backend": 1, "pause-guard": 1, "kill-guard": 1, "peers-cut": 1, "fail": 2, "hang": 2,
 	// Operators.
 	"switchover": 1, "cancel-switchover": 0, "garbage": 1, "storm": 0,
 	"maintenance-on": 0, "maintenance-off": 0, "manual-stop": 1,
@@ -110,6 +113,12 @@ func (p Plan) String() string {
 	}
 	if p.Leaves != "" {
 		fmt.Fprintf(&b, "leaves %s\n", p.Leaves)
+	}
+	if p.Mode != "" {
+		fmt.Fprintf(&b, "mode %s\n", p.Mode)
+	}
+	if p.Guard {
+		b.WriteString("guard\n")
 	}
 	b.WriteString("\n")
 	for _, i := range p.Incidents {
@@ -175,6 +184,10 @@ func (p *Plan) parse(line string) error {
 		p.Core, r.words = r.words, nil
 	case "leaves":
 		p.Leaves = r.word()
+	case "mode":
+		p.Mode = quorum.Mode(r.word())
+	case "guard":
+		p.Guard = true
 	case "at", "on", "from":
 		i, err := parseIncident(line)
 		p.Incidents = append(p.Incidents, i)

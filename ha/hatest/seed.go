@@ -54,6 +54,8 @@ const (
 	streamTopology  stream = "topology"
 	streamFaults    stream = "faults"
 	streamPlanned   stream = "planned"
+	streamGuard     stream = "guard"
+	streamExits     stream = "exits"
 	streamOutages   stream = "outages"
 	streamNetwork   stream = "network"
 	streamJitter    stream = "jitter"

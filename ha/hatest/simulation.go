@@ -54,7 +54,7 @@ func NodeAgent(plan Plan) Agent {
 	return func(ctx context.Context, env Env) error {
 		node, err := ha.NewNode(ha.NodeConfig{
 			Cluster: cluster, Name: env.Name, Store: env.Store, Postgres: env.Postgres, Disk: env.Disk,
-			Host: env.Address, Port: env.Port, Timing: plan.Timing, Bootstrap: env.Name == "a", Version: "simulated",
+			Host: env.Address, Port: env.Port, Timing: plan.Timing, Mode: plan.Mode, Bootstrap: env.Name == "a", Version: "simulated",
 			Peers: env.Peers, APIURL: env.APIURL, Clock: env.Clock, Wall: env.Wall, Rand: env.Rand, Logger: env.Logger, Effects: env.Effects,
 		})
 		if err != nil {
@@ -74,7 +74,7 @@ func SimulateAgent(t *testing.T, plan Plan, agent Agent, transcript io.Writer) R
 	var result Result
 	cfg := Config{
 		Seed: plan.Seed, Hosts: plan.nodeNames(), Agent: agent, Network: plan.Network, SlowDown: plan.SlowDown,
-		Postgres: &pgtest.Config{}, Retry: plan.Retry, Transcript: transcript,
+		Postgres: &pgtest.Config{}, Guard: plan.Guard, Retry: plan.Retry, Transcript: transcript,
 	}
 	Run(t, cfg, func(w *World) {
 		s, err := newSimulation(w, plan)
@@ -132,6 +132,7 @@ func newSimulation(w *World, plan Plan) (*simulation, error) {
 	w.onPromise = append(w.onPromise, s.oracle.promised)
 	w.onSave = append(w.onSave, s.oracle.saved)
 	w.onEffect = append(w.onEffect, s.oracle.acted)
+	w.onGuard = append(w.onGuard, s.oracle.stopped)
 	s.servers.fired = append(s.servers.fired, s.oracle.fired)
 	s.servers.touched = func() { s.oracle.dirty = true }
 	w.background = append(w.background, s.oracle.check)
@@ -320,6 +321,9 @@ func (s *simulation) excuse() string {
 	if why := s.tooFewLives(); why != "" {
 		return why
 	}
+	if why := s.lossUnknown(); why != "" {
+		return why
+	}
 	return s.copiesNeeded()
 }
 
@@ -338,10 +342,37 @@ func (s *simulation) tooFewLives() string {
 		}
 		left++
 	}
-	if need := len(recorded.Members) - recorded.K + 1; left < need {
+	need := len(recorded.Members) - recorded.K + 1
+	if s.async() {
+		need = 1
+	}
+	if left < need {
 		return fmt.Sprintf("too few lives: of %v only %d are left, an election needs %d", recorded.D(), left, need)
 	}
 	return ""
+}
+
+// lossUnknown: in mode async, the primary that is gone had published a timeline
+// that nobody who is left holds.
+func (s *simulation) lossUnknown() string {
+	primary := s.records.Quorum.Value.Primary
+	if !s.async() || s.records.Leader.Held() || slices.Contains(s.core(), primary.Node) && s.member(primary.Node) == primary {
+		return ""
+	}
+	kv, err := s.world.store.Get(context.Background(), s.keys.Member(primary.Node))
+	if err != nil {
+		return ""
+	}
+	said, err := record.Decode[record.Member](kv.Key, kv.Value)
+	if err != nil || said.Incarnation != primary.Incarnation {
+		return ""
+	}
+	for _, name := range s.core() {
+		if s.servers.cluster.Server(name).Held.Timeline >= said.Timeline {
+			return ""
+		}
+	}
+	return fmt.Sprintf("loss unknown: %s has published timeline %d, and nobody who is left holds it", primary, said.Timeline)
 }
 
 // copiesNeeded: the primary cannot reach k acknowledgements, because the

@@ -29,6 +29,9 @@ type Config struct {
 	// Postgres, where not nil, puts a PostgreSQL server without data on each host:
 	// Env.Postgres controls it. Nodes, Reachable and Now are filled in.
 	Postgres *pgtest.Config
+	// Guard lets a guard hold each server's deadline: Env.Postgres is an
+	// ha.DeadlineSetter then.
+	Guard bool
 	// Retry is wal_retrieve_retry_interval of the servers; default 1 s.
 	Retry time.Duration
 
@@ -76,6 +79,7 @@ type World struct {
 	onPromise  []func(promiseGiven)
 	onSave     []func(h *host, before ha.LocalState)
 	onEffect   []func(a *agent, h *host, effect string) // on a server
+	onGuard    []func(h *host)                          // has stopped the server
 	servers    *servers                                 // nil without Config.Postgres
 
 	storeDown         int
@@ -125,6 +129,9 @@ func newWorld(cfg Config) (*World, error) {
 		}
 		h := &host{world: w, name: name, index: len(w.hosts), time: hostTime{rate: 1}}
 		h.clock = &nodeClock{world: w, host: h, base: w.base}
+		if cfg.Guard {
+			h.guard = &guard{host: h}
+		}
 		w.hosts = append(w.hosts, h)
 	}
 	w.dcs = memory.New(memory.Config{

@@ -234,6 +234,16 @@ func (c Cluster) Member(host string) (Member, bool) {
 	return Member{}, false
 }
 
+// PublishedBy is what a life of a node last said that it holds, zero if it has not
+// said so.
+func (c Cluster) PublishedBy(m quorum.Member) pg.Position {
+	said, ok := c.Member(m.Node)
+	if !ok || said.Incarnation != m.Incarnation {
+		return pg.Position{}
+	}
+	return pg.Position{Timeline: said.Timeline, LSN: pg.LSN(said.XlogLSN)}
+}
+
 // HighestPledge is the highest election that any node says it has pledged to.
 func (c Cluster) HighestPledge() uint64 {
 	var highest uint64

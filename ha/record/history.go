@@ -18,6 +18,7 @@ type Term struct {
 	Parent   pg.Timeline // 0 where the term goes on with the timeline it had
 	SwitchAt pg.LSN      // 0 until the promotion is done
 	At       string      // RFC 3339, for people
+	Loss     *Loss       // what may have been lost where the term began, in mode async
 }
 
 // History is the value of `history`: one entry a term, oldest first, append
@@ -34,6 +35,7 @@ func (h History) With(term Term) History {
 type termExtra struct {
 	Term     uint64      `json:"term"`
 	Timeline pg.Timeline `json:"timeline"`
+	Loss     *Loss       `json:"loss,omitempty"`
 }
 
 // MarshalJSON writes the entry as described at History.
@@ -45,7 +47,7 @@ func (t Term) MarshalJSON() ([]byte, error) {
 	case t.SwitchAt == 0:
 		reason = "reserved"
 	}
-	return json.Marshal([]any{t.Parent, uint64(t.SwitchAt), reason, t.At, t.Primary, termExtra{t.ID, t.Timeline}}) //nolint:wrapcheck // the caller names the record
+	return json.Marshal([]any{t.Parent, uint64(t.SwitchAt), reason, t.At, t.Primary, termExtra{t.ID, t.Timeline, t.Loss}}) //nolint:wrapcheck // the caller names the record
 }
 
 // UnmarshalJSON reads what MarshalJSON writes.
@@ -67,7 +69,7 @@ func (t *Term) UnmarshalJSON(data []byte) error {
 			return fmt.Errorf("history entry %s, element %d: %w", data, i+1, err)
 		}
 	}
-	t.SwitchAt, t.ID, t.Timeline = pg.LSN(lsn), extra.Term, extra.Timeline
+	t.SwitchAt, t.ID, t.Timeline, t.Loss = pg.LSN(lsn), extra.Term, extra.Timeline, extra.Loss
 	return nil
 }
 

@@ -56,6 +56,16 @@ type FailoverState struct {
 	// Handover is set where no votes were cast: the primary of the term before
 	// has named its successor, see package switchover.
 	Handover *Handover `json:"handover,omitempty"`
+	// Loss is set where the winner may lack acknowledged commits, in mode async.
+	Loss *Loss `json:"loss,omitempty"`
+}
+
+// Loss is what is known of the commits that an election in mode async may have
+// lost. What the primary acknowledged after it had last published is not known.
+type Loss struct {
+	Of        quorum.Member `json:"of"`        // the primary before
+	Published pg.Position   `json:"published"` // by it, last
+	Bytes     uint64        `json:"bytes"`     // of WAL up to there that the winner does not hold
 }
 
 // Handover says where the WAL of a primary ends that has handed over its term.

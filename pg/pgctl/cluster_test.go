@@ -24,7 +24,10 @@ import (
 )
 
 // The controller is what ha needs of a server.
-var _ ha.PostgresController = (*pgctl.Controller)(nil)
+var (
+	_ ha.PostgresController = (*pgctl.Controller)(nil)
+	_ ha.DeadlineSetter     = (*pgctl.Controller)(nil)
+)
 
 // patience bounds every wait of these tests; it is reached only by a failure.
 const patience = 90 * time.Second

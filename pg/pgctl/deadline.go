@@ -15,19 +15,20 @@ import (
 type deadliner interface {
 	runner
 	// setDeadline sets the deadline of the server that runs writable, or is the
-	// next to.
-	setDeadline(ctx context.Context, deadline guard.Deadline) error
+	// next to: so far ahead as left then says.
+	setDeadline(ctx context.Context, left func() time.Duration) error
 	// mustHaveDeadline refuses if there is none ahead.
 	mustHaveDeadline() error
 	// declare declares the running server writable, which it is about to become.
 	declare(ctx context.Context) error
 }
 
-// SetDeadline says that the server may run writable for as long as left, counted
-// from before this call, and no longer: the guard stops it at once when that time
-// is over and nobody has set a later deadline, whatever has become of the
-// controller and its process by then. Nothing left: the right to run writable is
-// revoked, and a writable server is stopped at once.
+// SetDeadline says that the server may run writable for as long as left returns,
+// and no longer: the guard stops it at once when that time is over and nobody has
+// set a later deadline, whatever has become of the controller and its process by
+// then. It is counted from before left was called, which happens once, in the order
+// in which calls take effect; left must not block. Nothing left: the right to run
+// writable is revoked, and a writable server is stopped at once.
 //
 // It is called before StartPrimary and Promote, which refuse without a deadline
 // that is ahead (pg.ErrNoWarrant), and then again and again, each time some
@@ -39,13 +40,12 @@ type deadliner interface {
 // whether it has: the one before may be what counts. errors.ErrUnsupported says
 // that no guard holds this server: none is configured, or the server was started
 // without one.
-func (c *Controller) SetDeadline(ctx context.Context, left time.Duration) error {
-	at := guard.Now()
+func (c *Controller) SetDeadline(ctx context.Context, left func() time.Duration) error {
 	d, ok := c.runner.(deadliner)
 	if !ok {
 		return fmt.Errorf("set the deadline of PostgreSQL: no guard is configured: %w", errors.ErrUnsupported)
 	}
-	if err := d.setDeadline(ctx, guard.Deadline{Left: guard.Duration(left), At: &at}); err != nil {
+	if err := d.setDeadline(ctx, left); err != nil {
 		return fmt.Errorf("set the deadline of PostgreSQL: %w", err)
 	}
 	return nil
@@ -69,13 +69,14 @@ func (c *Controller) declare(ctx context.Context) error {
 	return nil
 }
 
-func (r *guardRunner) setDeadline(ctx context.Context, deadline guard.Deadline) error {
+func (r *guardRunner) setDeadline(ctx context.Context, left func() time.Duration) error {
 	done, err := r.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
-	r.deadline = &deadline
+	at := guard.Now()
+	r.deadline = &guard.Deadline{Left: guard.Duration(left()), At: &at}
 	if !r.serves() {
 		return nil
 	}

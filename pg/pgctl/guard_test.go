@@ -89,10 +89,13 @@ func newHeld(tb testing.TB, name string) *node {
 	tb.Helper()
 	n := newNode(tb, name, underGuard(tb))
 	require.NoError(tb, n.Init(n.ctx()))
-	require.NoError(tb, n.SetDeadline(n.ctx(), time.Hour))
+	require.NoError(tb, n.SetDeadline(n.ctx(), lasting(time.Hour)))
 	require.NoError(tb, n.StartPrimary(n.ctx(), warrant{}, pg.SyncSetting{}))
 	return n
 }
+
+// lasting is a time that is always left.
+func lasting(d time.Duration) func() time.Duration { return func() time.Duration { return d } }
 
 // guardOf is the process id of the server's guard.
 func (n *node) guardOf() int {
@@ -121,7 +124,7 @@ func hold(ctx context.Context, c *pgctl.Controller, o order) error {
 		return err
 	}
 	for pause := time.NewTicker(heldFor / 30); ; <-pause.C {
-		if err := c.SetDeadline(ctx, heldFor); err != nil {
+		if err := c.SetDeadline(ctx, lasting(heldFor)); err != nil {
 			return err
 		}
 		say("moved")
@@ -130,7 +133,7 @@ func hold(ctx context.Context, c *pgctl.Controller, o order) error {
 
 // leadHeld is the work of an agent that starts a primary with a distant deadline.
 func leadHeld(ctx context.Context, c *pgctl.Controller, _ order) error {
-	if err := c.SetDeadline(ctx, time.Hour); err != nil {
+	if err := c.SetDeadline(ctx, lasting(time.Hour)); err != nil {
 		return err
 	}
 	return c.StartPrimary(ctx, warrant{}, pg.SyncSetting{})
@@ -142,12 +145,12 @@ func TestGuardedPrimary(t *testing.T) {
 	require.NoError(t, a.Init(a.ctx()))
 	for _, left := range []time.Duration{0, -time.Second, 1} {
 		require.ErrorIs(t, a.StartPrimary(a.ctx(), warrant{}, pg.SyncSetting{}), pg.ErrNoWarrant)
-		require.NoError(t, a.SetDeadline(a.ctx(), left))
+		require.NoError(t, a.SetDeadline(a.ctx(), lasting(left)))
 	}
 	require.ErrorIs(t, a.StartPrimary(a.ctx(), warrant{}, pg.SyncSetting{}), pg.ErrNoWarrant)
 	require.Equal(t, pg.HealthDead, a.status().Health)
 
-	require.NoError(t, a.SetDeadline(a.ctx(), time.Hour))
+	require.NoError(t, a.SetDeadline(a.ctx(), lasting(time.Hour)))
 	require.NoError(t, a.StartPrimary(a.ctx(), warrant{}, anyOf(1, "b")))
 	status := a.status()
 	require.Equal(t, pg.RolePrimary, status.Role)
@@ -156,7 +159,7 @@ func TestGuardedPrimary(t *testing.T) {
 	keeper := a.guardOf()
 	require.NotEqual(t, os.Getpid(), keeper)
 	require.Equal(t, os.Getpid(), a.parentOf(keeper))
-	require.NoError(t, a.SetDeadline(a.ctx(), 2*time.Hour))
+	require.NoError(t, a.SetDeadline(a.ctx(), lasting(2*time.Hour)))
 	require.NoError(t, a.OpenGate(a.ctx()))
 
 	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
@@ -167,11 +170,11 @@ func TestGuardedPrimary(t *testing.T) {
 	a.await("the guard has ended", func() bool { return !alive(keeper) })
 
 	// A standby needs no deadline, and loses nothing when one is revoked.
-	require.NoError(t, a.SetDeadline(a.ctx(), 0))
+	require.NoError(t, a.SetDeadline(a.ctx(), lasting(0)))
 	require.NoError(t, a.StartStandby(a.ctx(), pg.Upstream{}))
 	pid := a.status().Postgres
-	require.NoError(t, a.SetDeadline(a.ctx(), 0))
-	require.NoError(t, a.SetDeadline(a.ctx(), 1))
+	require.NoError(t, a.SetDeadline(a.ctx(), lasting(0)))
+	require.NoError(t, a.SetDeadline(a.ctx(), lasting(1)))
 	require.Equal(t, pid, a.status().Postgres)
 	require.Equal(t, pg.HealthAlive, a.status().Health)
 
@@ -197,25 +200,25 @@ func TestGuardedPromotion(t *testing.T) {
 	require.NoError(t, b.Fence(b.ctx()))
 	_, err := b.Promote(b.ctx(), warrant{}, 3)
 	require.ErrorIs(t, err, pg.ErrNoWarrant)
-	require.NoError(t, b.SetDeadline(b.ctx(), 1))
+	require.NoError(t, b.SetDeadline(b.ctx(), lasting(1)))
 	_, err = b.Promote(b.ctx(), warrant{}, 3)
 	require.ErrorIs(t, err, pg.ErrNoWarrant)
 	_, err = b.Position(b.ctx())
 	require.NoError(t, err, "it is a fenced standby, and its deadline that has passed is nothing to it")
 
-	require.NoError(t, b.SetDeadline(b.ctx(), time.Hour))
+	require.NoError(t, b.SetDeadline(b.ctx(), lasting(time.Hour)))
 	promotion, err := b.Promote(b.ctx(), warrant{}, 3)
 	require.NoError(t, err)
 	require.Equal(t, pg.Timeline(3), promotion.Timeline)
 	_, err = b.Promote(b.ctx(), warrant{}, 3)
 	require.NoError(t, err, "again")
 	seen := b.status().Generation
-	require.NoError(t, b.SetDeadline(b.ctx(), 0), "revoked")
+	require.NoError(t, b.SetDeadline(b.ctx(), lasting(0)), "revoked")
 	_, err = b.WaitChange(b.ctx(), seen)
 	require.NoError(t, err)
 	b.awaitDead()
 	require.Equal(t, pg.ProcessCrashed, b.status().Process)
-	require.NoError(t, b.SetDeadline(b.ctx(), 0), "there is nothing left to stop")
+	require.NoError(t, b.SetDeadline(b.ctx(), lasting(0)), "there is nothing left to stop")
 }
 
 // A primary whose agent is killed or frozen is gone when its deadline has passed.
@@ -285,17 +288,17 @@ func TestGuardedServerOutlivesItsAgents(t *testing.T) {
 	require.Equal(t, pg.RolePrimary, status.Role)
 	keeper := a.guardOf()
 	for range 3 {
-		require.NoError(t, a.SetDeadline(a.ctx(), time.Hour))
+		require.NoError(t, a.SetDeadline(a.ctx(), lasting(time.Hour)))
 		require.NoError(t, a.SelfCheck(a.ctx()))
 		require.NoError(t, a.Close())
-		require.ErrorContains(t, a.SetDeadline(a.ctx(), time.Hour), "closed")
+		require.ErrorContains(t, a.SetDeadline(a.ctx(), lasting(time.Hour)), "closed")
 		a.open()
 		require.Equal(t, status.Postgres, a.status().Postgres)
 		require.Equal(t, keeper, a.guardOf())
 	}
 	// The deadline that the first agent gave is still in force, and so is the next.
 	seen := a.status().Generation
-	require.NoError(t, a.SetDeadline(a.ctx(), time.Millisecond))
+	require.NoError(t, a.SetDeadline(a.ctx(), lasting(time.Millisecond)))
 	_, err := a.WaitChange(a.ctx(), seen)
 	require.NoError(t, err)
 	a.awaitDead()
@@ -338,7 +341,7 @@ func TestGuardIsFrozen(t *testing.T) {
 	require.NoError(t, syscall.Kill(keeper, syscall.SIGSTOP))
 	short, cancel := context.WithTimeout(a.ctx(), 50*time.Millisecond)
 	defer cancel()
-	require.ErrorIs(t, a.SetDeadline(short, time.Hour), context.DeadlineExceeded)
+	require.ErrorIs(t, a.SetDeadline(short, lasting(time.Hour)), context.DeadlineExceeded)
 	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
 	require.Equal(t, pg.ProcessStopped, a.status().Process)
 	require.True(t, alive(keeper))
@@ -398,7 +401,7 @@ func TestAgentsKilledInGuardedStarts(t *testing.T) {
 		a.open()
 		t.Logf("round %d: the next agent finds %s", round, a.status().Process)
 		if a.status().Process == pg.ProcessStarting || a.status().Process == pg.ProcessRunning {
-			require.NoError(t, a.SetDeadline(a.ctx(), time.Hour))
+			require.NoError(t, a.SetDeadline(a.ctx(), lasting(time.Hour)))
 			require.NoError(t, a.Stop(a.ctx(), pg.StopImmediate))
 		}
 		require.NoError(t, a.StartStandby(a.ctx(), pg.Upstream{}))
@@ -411,7 +414,7 @@ func TestServerWithoutItsGuard(t *testing.T) {
 	t.Parallel()
 	a := newPrimary(t, "a")
 	b := newStandby(t, "b", a)
-	require.ErrorIs(t, a.SetDeadline(a.ctx(), time.Hour), errors.ErrUnsupported)
+	require.ErrorIs(t, a.SetDeadline(a.ctx(), lasting(time.Hour)), errors.ErrUnsupported)
 	program := needGuard(t)
 	for _, n := range []*node{a, b} {
 		require.NoError(t, n.Close())
@@ -419,8 +422,8 @@ func TestServerWithoutItsGuard(t *testing.T) {
 		n.open()
 		require.Equal(t, pg.HealthAlive, n.status().Health)
 	}
-	require.ErrorIs(t, a.SetDeadline(a.ctx(), time.Hour), errors.ErrUnsupported)
-	require.NoError(t, b.SetDeadline(b.ctx(), time.Hour), "a standby has none")
+	require.ErrorIs(t, a.SetDeadline(a.ctx(), lasting(time.Hour)), errors.ErrUnsupported)
+	require.NoError(t, b.SetDeadline(b.ctx(), lasting(time.Hour)), "a standby has none")
 	require.NoError(t, b.Fence(b.ctx()))
 	_, err := b.Promote(b.ctx(), warrant{}, 2)
 	require.ErrorContains(t, err, "has no guard")

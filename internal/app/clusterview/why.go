@@ -186,7 +186,9 @@ func buildAccount(records record.Cluster, nodes []Words) *Account {
 		a.Needed = recorded.R()
 	}
 	if state.Phase == record.PhaseFencing && a.Needed > 0 {
-		a.Why = election.Choose(recorded, cast(records)).Why
+		a.Why = election.Choose(election.View{
+			Recorded: recorded, Votes: cast(records), Present: records.Alive, Published: records.PublishedBy(recorded.Primary),
+		}).Why
 	}
 	for _, name := range a.Missing {
 		if i := slices.IndexFunc(nodes, func(w Words) bool { return w.Node == name }); i >= 0 {
