@@ -120,15 +120,17 @@ func TestListOfUnreachableStore(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, gone.Close())
 	for name, address := range map[string]string{"deaf": deaf.Addr().String(), "gone": gone.Addr().String()} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			got := pghadEnv(t.Context(), []string{"PGHAD_TIMING_REQUEST=200ms"}, "list", "--cluster", "x", "--dcs-endpoints", "http://"+address)
-			require.Equal(t, 3, got.code)
-			require.Empty(t, got.out)
-			require.Contains(t, got.err, "pghad: cluster x cannot be read from the store at http://"+address+": ")
-			require.Contains(t, got.err, "; is the store running, and is dcs.endpoints right?\n")
-			require.Equal(t, 1, strings.Count(got.err, "\n"), got.err)
-		})
+		for kind, endpoint := range map[string]string{"etcd": "http://" + address, "zookeeper": address} {
+			t.Run(name+" "+kind, func(t *testing.T) {
+				t.Parallel()
+				got := pghadEnv(t.Context(), []string{"PGHAD_TIMING_REQUEST=200ms"}, "list", "--cluster", "x", "--dcs-type", kind, "--dcs-endpoints", endpoint)
+				require.Equal(t, 3, got.code)
+				require.Empty(t, got.out)
+				require.Contains(t, got.err, "pghad: cluster x cannot be read from the store at "+endpoint+": ")
+				require.Contains(t, got.err, "; is the store running, and is dcs.endpoints right?\n")
+				require.Equal(t, 1, strings.Count(got.err, "\n"), got.err)
+			})
+		}
 	}
 }
 
