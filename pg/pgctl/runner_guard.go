@@ -64,7 +64,7 @@ func (cfg *Config) completeGuard() error {
 	}
 	found := *cfg.Guard
 	if found.Program == "" {
-		found.Program = findGuard()
+		found.Program = FindGuard()
 	}
 	info, err := os.Stat(found.Program)
 	switch {
@@ -84,7 +84,9 @@ func (cfg *Config) completeGuard() error {
 	return nil
 }
 
-func findGuard() string {
+// FindGuard is the path of pghad-guard: beside this program, or in PATH; "" if
+// there is none.
+func FindGuard() string {
 	if self, err := os.Executable(); err == nil {
 		beside := filepath.Join(filepath.Dir(self), guardName)
 		if _, err := os.Stat(beside); err == nil {

@@ -5,35 +5,46 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pghad/pghad/ha"
 	"github.com/pghad/pghad/internal/app/config"
 	"github.com/pghad/pghad/internal/app/daemon"
 	"github.com/pghad/pghad/internal/app/member"
 )
 
 func (a *app) run() *cobra.Command {
-	var file string
+	var (
+		file string
+		keep bool
+	)
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run one node of a cluster until told to stop",
 		Long: `run keeps one PostgreSQL server as a node of a cluster: it creates the cluster if
 the configuration permits that, or joins it, and then keeps its place.
 
-On SIGINT or SIGTERM it stops PostgreSQL, lets go of its locks and ends; a second
-signal ends it at once. It logs to standard error.`,
+On SIGINT or SIGTERM a primary lets another node take over, if one can; then pghad
+stops PostgreSQL, lets go of its locks and ends (see on_exit). With --keep-postgres
+it leaves both: a pghad that is started again before the lease ends goes on with them
+and no client notices, after that the guard stops PostgreSQL. A second signal ends
+pghad at once. It logs to standard error.`,
 		Example: "  pghad run -c /etc/pghad.yaml",
 		Args:    cobra.NoArgs,
 		RunE: a.command(func(cmd *cobra.Command) error {
-			return a.runNode(cmd.Context(), file)
+			return a.runNode(cmd.Context(), file, keep)
 		}),
 	}
 	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration `FILE`; without it everything comes from the environment (pghad help config)")
+	cmd.Flags().BoolVar(&keep, "keep-postgres", false, "leave PostgreSQL to its guard at the end, as on_exit: keep")
 	return cmd
 }
 
-func (a *app) runNode(ctx context.Context, file string) error {
+func (a *app) runNode(ctx context.Context, file string, keep bool) error {
 	cfg, err := config.Load(config.Options{File: file, Env: a.Env})
 	if err != nil {
 		return err //nolint:wrapcheck // says file, line and key
+	}
+	if keep {
+		cfg.OnExit = string(ha.ExitKeep)
 	}
 	return daemon.Run(ctx, cfg, a.newLogger(cfg.Log), programVersion()) //nolint:wrapcheck // says node or key
 }

@@ -7,7 +7,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/pghad/pghad/ha"
 	"github.com/pghad/pghad/ha/record"
 )
 
@@ -62,12 +64,14 @@ func (l *loader) checkChoices() {
 			l.at(key.Name, fmt.Sprintf("%q is unknown; write one of %s", *text, strings.Join(key.OneOf, ", ")))
 		}
 	}
-	switch mode := l.config.Mode; mode {
-	case "quorum":
-	case "sync", "async":
-		l.at("mode", mode+" is not in this version; write quorum")
-	default:
-		l.at("mode", fmt.Sprintf("%q is unknown; write quorum", mode))
+	if n := l.config.MaximumLagOnFailover; n < 1 {
+		l.at("maximum_lag_on_failover", fmt.Sprintf("%d is no bound; write a number of bytes above zero", n))
+	}
+	if l.config.OnExit == string(ha.ExitKeep) && l.config.Guard.Use == GuardNever {
+		l.at("on_exit", "keep leaves PostgreSQL to its guard, and guard.use is never; write guard.use: always, or on_exit: stop")
+	}
+	if d := l.config.Guard.WatchdogTimeout; d < time.Second || d%time.Second != 0 {
+		l.at("guard.watchdog_timeout", fmt.Sprintf("%s is not what a device can be told; write whole seconds, at least 1s", d))
 	}
 	if p := l.config.Tags.FailoverPriority; p < 0 {
 		l.at("tags.failover_priority", fmt.Sprintf("%d is below zero; write 0 for never, or a number above it", p))
@@ -87,6 +91,8 @@ func (l *loader) checkPaths() {
 		{"postgres.state_dir", pg.StateDir},
 		{"postgres.socket_dir", pg.SocketDir},
 		{"postgres.log", pg.Log},
+		{"guard.program", l.config.Guard.Program},
+		{"guard.watchdog", l.config.Guard.Watchdog},
 		{"postgres.replication.password_file", pg.Replication.PasswordFile},
 		{"api.tls.cert_file", line.TLS.CertFile},
 		{"api.tls.key_file", line.TLS.KeyFile},

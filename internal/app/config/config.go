@@ -1,20 +1,25 @@
 package config
 
+import "time"
+
 // Config is a checked configuration. The comments in the table of Keys say
 // what each field means.
 type Config struct {
-	Namespace string
-	Cluster   string
-	Node      string
-	Bootstrap bool
-	DCS       DCS
-	Postgres  Postgres
-	API       API
-	Timing    Timing
-	Mode      string
-	Strict    bool
-	Tags      Tags
-	Log       Log
+	Namespace            string
+	Cluster              string
+	Node                 string
+	Bootstrap            bool
+	DCS                  DCS
+	Postgres             Postgres
+	Guard                Guard
+	API                  API
+	Timing               Timing
+	Mode                 string
+	Strict               bool
+	MaximumLagOnFailover int // bytes
+	OnExit               string
+	Tags                 Tags
+	Log                  Log
 
 	file    string            // "" if there is none
 	origins map[string]origin // of the keys that are not at their default
@@ -68,6 +73,21 @@ func (a API) IsZero() bool { return a == API{} }
 
 // Protected reports whether anything is demanded of whoever asks.
 func (a API) Protected() bool { return a.Username != "" || a.TLS.ClientCertificates }
+
+// Guard says whether pghad-guard is the parent of the local server.
+type Guard struct {
+	Use             string // auto, always or never
+	Program         string // "" is the one that is found
+	Watchdog        string // device, "" for none
+	WatchdogTimeout time.Duration
+}
+
+// The values of guard.use.
+const (
+	GuardAuto   = "auto"
+	GuardAlways = "always"
+	GuardNever  = "never"
+)
 
 // Tags say what this node may become.
 type Tags struct {

@@ -287,9 +287,10 @@ func TestEveryKeyIsStoredAlone(t *testing.T) {
 		"namespace": "zz", "cluster": "zz", "node": "zz", "strict": "false", "log.level": "warn", "log.format": "json", "postgres.listen": "zz",
 		"timing.ttl": "11s", "timing.renew": "2s", "timing.margin": "1s", "timing.observe": "2s", "timing.request": "1s",
 		"postgres.replication.password": "s3cret", "api.listen": "127.0.0.1:7", "api.advertise": "zz:7",
+		"guard.use": "always", "on_exit": "stop", "mode": "async",
 	}
 	// Restricted values, and those on which other fields depend, have tests of their own.
-	skip := regexp.MustCompile(`^(dcs\.(type|chroot|acl|username|password|password_file)|dcs\.(tls|embedded)\..*|mode|postgres\.replication\.password_file|postgres\.(data|state)_dir|api\.(username|password|password_file)|api\.tls\..*)$`)
+	skip := regexp.MustCompile(`^(dcs\.(type|chroot|acl|username|password|password_file)|dcs\.(tls|embedded)\..*|postgres\.replication\.password_file|postgres\.(data|state)_dir|api\.(username|password|password_file)|api\.tls\..*)$`)
 	plain := load(t, minimal)
 	for _, key := range config.Keys() {
 		if skip.MatchString(key.Name) {

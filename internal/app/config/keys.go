@@ -3,6 +3,8 @@ package config
 import (
 	"strings"
 	"time"
+
+	"github.com/pghad/pghad/ha"
 )
 
 // need says who cannot do without a key.
@@ -63,7 +65,7 @@ func (k Key) Type() string {
 // Keys returns the table of all keys, in the order of the reference.
 func Keys() []Key {
 	var keys []Key
-	for _, part := range [][]Key{identityKeys(), dcsKeys(), postgresKeys(), apiKeys(), timingKeys(), policyKeys()} {
+	for _, part := range [][]Key{identityKeys(), dcsKeys(), postgresKeys(), guardKeys(), apiKeys(), timingKeys(), policyKeys()} {
 		keys = append(keys, part...)
 	}
 	return keys
@@ -303,11 +305,40 @@ func timingKeys() []Key {
 	}
 }
 
+func guardKeys() []Key {
+	return []Key{
+		{
+			Name: "guard.use", Default: GuardAuto, OneOf: []string{GuardAuto, GuardAlways, GuardNever}, field: func(c *Config) any { return &c.Guard.Use },
+			Doc: "whether pghad-guard is the parent of PostgreSQL, which stops it when this agent's right to write ends and the agent cannot; auto: where it is found",
+		},
+		{
+			Name: "guard.program", Note: "pghad-guard beside pghad, or in PATH", field: func(c *Config) any { return &c.Guard.Program },
+			Doc: "path of pghad-guard",
+		},
+		{
+			Name: "guard.watchdog", field: func(c *Config) any { return &c.Guard.Watchdog },
+			Doc: "watchdog device, such as /dev/watchdog, by which the guard resets a machine that is frozen as a whole",
+		},
+		{
+			Name: "guard.watchdog_timeout", Default: "5s", field: func(c *Config) any { return &c.Guard.WatchdogTimeout },
+			Doc: "after how long the device does that, in whole seconds",
+		},
+	}
+}
+
 func policyKeys() []Key {
 	return []Key{
 		{
-			Name: "mode", Default: "quorum", field: func(c *Config) any { return &c.Mode },
-			Doc: "how commits are made durable before they are acknowledged",
+			Name: "mode", Default: "quorum", OneOf: []string{"quorum", "async"}, field: func(c *Config) any { return &c.Mode },
+			Doc: "how commits are made durable before they are acknowledged, in a cluster that this node creates; async: only on the primary, a failover may lose some",
+		},
+		{
+			Name: "maximum_lag_on_failover", Default: "1048576", field: func(c *Config) any { return &c.MaximumLagOnFailover },
+			Doc: "in mode async, how many bytes of WAL that the primary has published the winner of an election may lack",
+		},
+		{
+			Name: "on_exit", Default: string(ha.ExitHandOver), OneOf: []string{string(ha.ExitHandOver), string(ha.ExitStop), string(ha.ExitKeep)}, field: func(c *Config) any { return &c.OnExit },
+			Doc: "what becomes of PostgreSQL when pghad is told to end: hand-over lets another node take over first, keep leaves it to its guard for as long as the lease lasts",
 		},
 		{
 			Name: "strict", Default: "true", field: func(c *Config) any { return &c.Strict },

@@ -136,8 +136,11 @@ func TestProblems(t *testing.T) {
 			"FILE:9:63: api.tls.client_certificates: does not say whose certificates are good; set api.tls.ca_file",
 		},
 		{"API relative path", minimal + "api: {tls: {cert_file: c, key_file: /k}}\n", nil, `FILE:9:24: api.tls.cert_file: "c" depends on where pghad is started; write the path from the root, with / at the front`},
-		{"mode of another version", minimal + "mode: sync\n", nil, "FILE:9:7: mode: sync is not in this version; write quorum"},
-		{"unknown mode", minimal + "mode: fast\n", nil, `FILE:9:7: mode: "fast" is unknown; write quorum`},
+		{"no bound of a loss", minimal + "maximum_lag_on_failover: 0\n", nil, "FILE:9:26: maximum_lag_on_failover: 0 is no bound; write a number of bytes above zero"},
+		{"left to no guard", minimal + "guard: {use: never}\non_exit: keep\n", nil, "FILE:10:10: on_exit: keep leaves PostgreSQL to its guard, and guard.use is never; write guard.use: always, or on_exit: stop"},
+		{"half a second", minimal + "guard: {watchdog_timeout: 1500ms}\n", nil, "FILE:9:27: guard.watchdog_timeout: 1.5s is not what a device can be told; write whole seconds, at least 1s"},
+		{"mode of another version", minimal + "mode: sync\n", nil, `FILE:9:7: mode: "sync" is unknown; write one of quorum, async`},
+		{"unknown mode", minimal + "mode: fast\n", nil, `FILE:9:7: mode: "fast" is unknown; write one of quorum, async`},
 		{"unknown level", minimal + "log: {level: loud}\n", nil, `FILE:9:14: log.level: "loud" is unknown; write one of debug, info, warn, error`},
 		{
 			"timing that cannot hold", minimal + "timing:\n  margin: 5s\n", nil,

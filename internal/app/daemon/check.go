@@ -28,7 +28,7 @@ func Check(ctx context.Context, cfg *config.Config, logger *slog.Logger) ([]conf
 	if err != nil {
 		return nil, err
 	}
-	remarks = append(remarks, lineRemarks(ctx, cfg, host)...)
+	remarks = append(append(remarks, guardRemarks(cfg)...), lineRemarks(ctx, cfg, host)...)
 	if storeErr != "" {
 		remarks = append(remarks, cfg.Remark("dcs.endpoints", "cannot be reached now: "+storeErr))
 	}

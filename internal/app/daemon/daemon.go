@@ -55,7 +55,7 @@ func Run(ctx context.Context, cfg *config.Config, logger *slog.Logger, version s
 	if err != nil {
 		return err
 	}
-	for _, remark := range append(remarks, lineRemarks(ctx, cfg, host)...) {
+	for _, remark := range append(append(remarks, guardRemarks(cfg)...), lineRemarks(ctx, cfg, host)...) {
 		logger.WarnContext(ctx, "configuration", "remark", remark.String())
 	}
 	line, err := openLine(ctx, cfg, host, logger)
@@ -107,6 +107,8 @@ func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Sto
 		APIURL:     line.address(),
 		Timing:     cfg.Timing.HA(),
 		Mode:       quorum.Mode(cfg.Mode),
+		MaxLag:     uint64(cfg.MaximumLagOnFailover), //nolint:gosec // checked, above zero
+		Exit:       ha.Exit(cfg.OnExit),
 		Relaxed:    !cfg.Strict,
 		Bootstrap:  cfg.Bootstrap,
 		Priority:   cfg.Tags.FailoverPriority,
@@ -167,8 +169,32 @@ func controllerConfig(cfg *config.Config, host string, logger *slog.Logger) pgct
 		ReplicationPassword: p.Replication.Password.Reveal(),
 		Parameters:          p.Parameters,
 		HBA:                 p.HBA,
+		Guard:               guardOf(cfg),
 		Logger:              logger,
 	}
+}
+
+// guardOf is the guard of the server, nil for none.
+func guardOf(cfg *config.Config) *pgctl.Guard {
+	g := cfg.Guard
+	if g.Use == config.GuardNever || g.Use == config.GuardAuto && g.Program == "" && pgctl.FindGuard() == "" {
+		return nil
+	}
+	return &pgctl.Guard{Program: g.Program, Watchdog: g.Watchdog, WatchdogTimeout: g.WatchdogTimeout}
+}
+
+// guardRemarks say what the want of a guard means.
+func guardRemarks(cfg *config.Config) []config.Problem {
+	if guardOf(cfg) != nil {
+		return nil
+	}
+	const without = "PostgreSQL runs without a guard (no pghad-guard beside pghad or in PATH, or guard.use: never): "
+	if cfg.Mode == string(quorum.ModeAsync) {
+		return []config.Problem{cfg.Remark("guard.use", without+
+			"if pghad is killed or frozen while another node takes over, both accept writes, for nothing else prevents that in mode async")}
+	}
+	return []config.Problem{cfg.Remark("guard.use", without+
+		"if pghad is killed or frozen, it goes on serving reads that may be old, and commits that can never be acknowledged wait on it")}
 }
 
 // inKeys words an error of pgctl, which speaks of the fields of its Config, in
@@ -187,6 +213,8 @@ func inKeys(text string) string {
 		"Parameters", "postgres.parameters",
 		"HBA", "postgres.hba",
 		"Port ", "postgres.port ",
+		"Guard.Program", "guard.program",
+		"Guard.WatchdogTimeout", "guard.watchdog_timeout",
 		"set User ", "set postgres.os_user ",
 		"leave User ", "leave postgres.os_user ",
 	).Replace(text)

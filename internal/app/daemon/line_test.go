@@ -234,8 +234,9 @@ func TestCheck(t *testing.T) {
 	before := tree(t, dir)
 	remarks, err := Check(t.Context(), cfg, quiet)
 	require.NoError(t, err)
-	require.Len(t, remarks, 1)
-	require.Contains(t, remarks[0].String(), "PGHAD_DCS_ENDPOINTS: dcs.endpoints: cannot be reached now: ")
+	require.Len(t, remarks, 2)
+	require.Contains(t, remarks[0].String(), "guard.use: PostgreSQL runs without a guard")
+	require.Contains(t, remarks[1].String(), "PGHAD_DCS_ENDPOINTS: dcs.endpoints: cannot be reached now: ")
 	require.Equal(t, before, tree(t, dir))
 }
 

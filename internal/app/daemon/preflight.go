@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pghad/pghad/dcs"
+	"github.com/pghad/pghad/ha"
 	"github.com/pghad/pghad/ha/record"
 	"github.com/pghad/pghad/internal/app/config"
 )
@@ -23,7 +24,7 @@ import (
 // checkMachine finds what would go wrong on this machine later, while nothing has
 // been written.
 func checkMachine(ctx context.Context, cfg *config.Config, host string) error {
-	for _, check := range []func(*config.Config) error{checkDataDir, checkStateDir, checkLog} {
+	for _, check := range []func(*config.Config) error{checkDataDir, checkStateDir, checkLog, checkGuard} {
 		if err := check(cfg); err != nil {
 			return err
 		}
@@ -61,6 +62,14 @@ func checkSession(ctx context.Context, cfg *config.Config, store dcs.Store) (rem
 			"the locks of a silent node end after that; write that, or lower the store's limit", cfg.Timing.TTL, granted)))
 	}
 	return remarks, "", nil
+}
+
+// checkGuard refuses to leave a server to a guard that there is not.
+func checkGuard(cfg *config.Config) error {
+	if cfg.OnExit == string(ha.ExitKeep) && guardOf(cfg) == nil {
+		return cfg.Problem("on_exit", "keep leaves PostgreSQL to its guard, and there is no pghad-guard beside pghad nor in PATH; install it, or set guard.program")
+	}
+	return nil
 }
 
 // checkDataDir refuses a path that cannot be a data directory. What holds it
