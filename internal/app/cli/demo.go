@@ -42,7 +42,7 @@ Scripts: ` + strings.Join(demo.Scripts(), ", "),
 	f.StringVar(&options.Script, "script", "", "play the script `NAME` unattended")
 	f.BoolVar(&options.JSON, "json", false, "print the result of the script as one JSON object")
 	f.StringVar(&options.Sabotage, "sabotage", "", "plant a fault that the verdict must find: "+strings.Join(demo.Sabotages(), " or ")+" (`KIND`)")
-	f.StringVar(&options.DCS, "dcs", demo.DCSEmbedded, "`KIND` of the configuration store: "+strings.Join(demo.DCSs(), ", "))
+	f.StringVar(&options.DCS, "dcs", demo.DCSEmbedded, "`KIND` of the configuration store: "+strings.Join(demo.DCSKinds(), ", "))
 	f.IntVar(&options.DCSMembers, "dcs-members", 1, "`NUMBER` of its servers: 1, or 3 with etcd and zookeeper")
 	f.BoolVar(&options.Quick, "quick", false, "give the nodes short timings: a lease of 3s instead of the default of 10s")
 	f.BoolVar(&options.Keep, "keep", false, "keep the files if the verdict is not ok")
@@ -73,8 +73,8 @@ func (a *app) runDemo(ctx context.Context, options demo.Options) error {
 		return &usageError{fmt.Errorf("--script %q is unknown: write one of %s", options.Script, strings.Join(demo.Scripts(), ", "))}
 	case options.Sabotage != "" && !slices.Contains(demo.Sabotages(), options.Sabotage):
 		return &usageError{fmt.Errorf("--sabotage %q is unknown: write one of %s", options.Sabotage, strings.Join(demo.Sabotages(), ", "))}
-	case !slices.Contains(demo.DCSs(), options.DCS):
-		return &usageError{fmt.Errorf("--dcs %q is unknown: write one of %s", options.DCS, strings.Join(demo.DCSs(), ", "))}
+	case !slices.Contains(demo.DCSKinds(), options.DCS):
+		return &usageError{fmt.Errorf("--dcs %q is unknown: write one of %s", options.DCS, strings.Join(demo.DCSKinds(), ", "))}
 	case options.DCSMembers != 1 && options.DCSMembers != 3:
 		return &usageError{fmt.Errorf("--dcs-members %d is not possible: write 1 or 3", options.DCSMembers)}
 	case options.DCSMembers != 1 && options.DCS == demo.DCSEmbedded:

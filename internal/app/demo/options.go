@@ -18,7 +18,7 @@ type Options struct {
 	JSON bool
 	// Sabotage plants what the verdict must find (Sabotages). With a script only.
 	Sabotage string
-	// DCS is what holds the records (DCSs). Default: DCSEmbedded, for which nothing
+	// DCS is what holds the records (DCSKinds). Default: DCSEmbedded, for which nothing
 	// has to be installed.
 	DCS string
 	// DCSMembers is how many servers that consists of: 1 or 3, and 1 for
@@ -103,8 +103,8 @@ func (o Options) withDefaults() (Options, error) {
 
 func checkDCS(kind string, members int) error {
 	switch {
-	case !slices.Contains(DCSs(), kind):
-		return fmt.Errorf("there is no store %q; use one of %s", kind, strings.Join(DCSs(), ", "))
+	case !slices.Contains(DCSKinds(), kind):
+		return fmt.Errorf("there is no store %q; use one of %s", kind, strings.Join(DCSKinds(), ", "))
 	case members != 1 && members != 3:
 		return fmt.Errorf("a store of %d members is not offered; use 1 or 3", members)
 	case members != 1 && kind == DCSEmbedded:

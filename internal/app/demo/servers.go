@@ -23,8 +23,8 @@ const (
 	DCSZooKeeper = "zookeeper" // as it is installed on this machine
 )
 
-// DCSs are the names that Options.DCS knows.
-func DCSs() []string { return []string{DCSEmbedded, DCSEtcd, DCSZooKeeper} }
+// DCSKinds are the names that Options.DCS knows.
+func DCSKinds() []string { return []string{DCSEmbedded, DCSEtcd, DCSZooKeeper} }
 
 const (
 	// etcdLate is how much later than its lease says etcd may remove a key: it
