@@ -94,6 +94,7 @@ func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Sto
 	if err != nil {
 		return cfg.Problem("postgres.state_dir", err.Error())
 	}
+	manager := newService(logger, cfg.Timing.HA())
 	node, err := ha.NewNode(ha.NodeConfig{
 		Namespace:  cfg.Namespace,
 		Cluster:    cfg.Cluster,
@@ -115,6 +116,7 @@ func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Sto
 		NoFailover: !cfg.Tags.MayWin(),
 		Version:    version,
 		Logger:     logger,
+		Effects:    manager.effects(),
 	})
 	if err != nil {
 		return fmt.Errorf("node %s: %w", cfg.Node, err)
@@ -125,9 +127,11 @@ func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Sto
 	logger.InfoContext(ctx, "node starts", "cluster", cfg.Cluster, "node", cfg.Node, "version", version,
 		"postgres", net.JoinHostPort(host, fmt.Sprint(cfg.Postgres.Port)), "store", cfg.DCS.Type+" at "+strings.Join(cfg.DCS.Addresses(), ","),
 		"api", cmp.Or(line.address(), "none"))
-	watching, stop := context.WithCancel(ctx)
+	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wait sync.WaitGroup
 	wait.Go(func() { watch.run(watching, node) })
+	wait.Go(func() { manager.run(watching, node) })
+	defer context.AfterFunc(ctx, manager.ending)()
 	err = node.Run(ctx)
 	stop()
 	wait.Wait()
