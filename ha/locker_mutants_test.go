@@ -32,7 +32,7 @@ func TestLockerMutants(t *testing.T) {
 			overlay, err := m.Overlay(t.TempDir(), "..")
 			require.NoError(t, err)
 			binary := filepath.Join(t.TempDir(), "locks.test")
-			out, err := exec.CommandContext(t.Context(), "go", "test", "-c", "-overlay", overlay, "-o", binary, ".").CombinedOutput()
+			out, err := exec.CommandContext(t.Context(), "go", "test", "-c", "-ldflags=-s -w", "-overlay", overlay, "-o", binary, ".").CombinedOutput()
 			require.NoError(t, err, "%s", out)
 
 			out, err = exec.CommandContext(t.Context(), binary, "-test.v", "-test.run", exactly(found)).CombinedOutput()

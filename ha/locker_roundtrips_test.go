@@ -334,7 +334,7 @@ func TestLockerIdleRoundTrips(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), casePatience)
 		defer cancel()
 		cfg := patient
-		cfg.RenewEvery, cfg.Request = 200*time.Millisecond, 200*time.Millisecond
+		cfg.RenewEvery, cfg.Request = time.Second, time.Second // enough for a loaded machine
 		l, _ := etcdLocker(t, counter.endpoint, cfg)
 		b := &lockBench{t: t, ctx: ctx}
 		var lease *ha.Lease
@@ -345,14 +345,14 @@ func TestLockerIdleRoundTrips(t *testing.T) {
 		}
 		b.renewed(lease, 1)
 		counter.reset()
-		b.renewed(lease, 5)
+		b.renewed(lease, 3)
 		calls, total := counter.counted()
 		size := counter.size("Txn") / calls["Txn"]
 		require.NoError(t, l.Close(ctx))
 		t.Logf("%d locks: %v, %d bytes for each proof", locks, calls, size)
 		require.Equal(t, total, calls["LeaseKeepAlive"]+calls["Txn"])
 		require.LessOrEqual(t, calls["Txn"], calls["LeaseKeepAlive"])
-		require.GreaterOrEqual(t, calls["LeaseKeepAlive"], 5)
+		require.GreaterOrEqual(t, calls["LeaseKeepAlive"], 3)
 		return size
 	}
 	alone := idle(1)
