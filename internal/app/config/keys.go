@@ -100,7 +100,7 @@ func dcsKeys() []Key {
 		},
 		{
 			Name: "dcs.tls.cert_file", field: func(c *Config) any { return &c.DCS.TLS.CertFile },
-			Doc: "certificate (PEM) by which this node shows who it is",
+			Doc: "certificate (PEM) by which this node shows who it is; read anew for each connection",
 		},
 		{
 			Name: "dcs.tls.key_file", field: func(c *Config) any { return &c.DCS.TLS.KeyFile },

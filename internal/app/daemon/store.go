@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	zkclient "github.com/go-zookeeper/zk"
 
@@ -95,11 +96,31 @@ func tlsConfig(cfg *config.Config) (*tls.Config, error) {
 		}
 	}
 	if files.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(files.CertFile, files.KeyFile)
-		if err != nil {
+		pair := &certificate{files: files}
+		if _, err := pair.read(nil); err != nil {
 			return nil, cfg.Problem("dcs.tls.cert_file", fmt.Sprintf("%v; cert_file and key_file must hold a certificate and its key in PEM form", err))
 		}
-		security.Certificates = []tls.Certificate{pair}
+		security.GetClientCertificate = pair.read
 	}
 	return security, nil
+}
+
+// certificate is read anew for each connection, so that it can be replaced while
+// the node runs.
+type certificate struct {
+	files config.TLS
+	last  atomic.Pointer[tls.Certificate] // that could be read
+}
+
+// read reads the files. While they do not fit each other, which they may not for a
+// moment when they are replaced, the last ones serve.
+func (c *certificate) read(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(c.files.CertFile, c.files.KeyFile)
+	if err == nil {
+		c.last.Store(&pair)
+	}
+	if last := c.last.Load(); last != nil {
+		return last, nil
+	}
+	return nil, err
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -147,6 +148,34 @@ func TestZooKeeperAsConfigured(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, storeErr, "other.test")
 	require.Equal(t, 0, strings.Count(storeErr, "\n"))
+}
+
+// TestCertificateIsReadAnew: for each connection; and the last one serves while the
+// files do not fit each other.
+func TestCertificateIsReadAnew(t *testing.T) {
+	t.Parallel()
+	files, err := testbed.NewCertificate(t.TempDir())
+	require.NoError(t, err)
+	security, err := tlsConfig(load(t, t.TempDir(), "PGHAD_DCS_ENDPOINTS=https://127.0.0.1:1",
+		"PGHAD_DCS_TLS_CERT_FILE="+files.Cert, "PGHAD_DCS_TLS_KEY_FILE="+files.Key))
+	require.NoError(t, err)
+	shown := func() []byte {
+		pair, err := security.GetClientCertificate(nil)
+		require.NoError(t, err)
+		return pair.Certificate[0]
+	}
+	first := shown()
+	others, err := testbed.NewCertificate(t.TempDir())
+	require.NoError(t, err)
+	require.NoError(t, os.Rename(others.Cert, files.Cert))
+	require.Equal(t, first, shown(), "the key is still the old one")
+	require.NoError(t, os.Rename(others.Key, files.Key))
+	require.NotEqual(t, first, shown())
+
+	_, err = tlsConfig(load(t, t.TempDir(), "PGHAD_DCS_ENDPOINTS=https://127.0.0.1:1",
+		"PGHAD_DCS_TLS_CERT_FILE="+files.Cert, "PGHAD_DCS_TLS_KEY_FILE="+files.CA))
+	require.ErrorContains(t, err, "PGHAD_DCS_TLS_CERT_FILE: dcs.tls.cert_file: tls: ")
+	require.ErrorContains(t, err, "must hold a certificate and its key in PEM form")
 }
 
 // TestStoreOfAConfigurationThatIsRefused: what only the client of the store finds.
