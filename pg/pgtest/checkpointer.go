@@ -105,7 +105,8 @@ func (p *process) restartpoint() {
 	p.removeWAL()
 }
 
-// removeWAL removes what neither recovery, nor a slot, nor wal_keep_size needs.
+// removeWAL removes the segments that neither recovery, nor a slot, nor
+// wal_keep_size needs.
 func (p *process) removeWAL() {
 	d := &p.s.disk
 	if p.s.c.without(RuleRetention) {
@@ -127,7 +128,7 @@ func (p *process) removeWAL() {
 		}
 		keep = min(keep, slot.restart)
 	}
-	d.wal.from = max(d.wal.from, keep)
+	d.wal.from = max(d.wal.from, keep-keep%p.s.c.cfg.SegmentSize)
 }
 
 // exceeds reports whether a slot holds more WAL than max_slot_wal_keep_size.

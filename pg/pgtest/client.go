@@ -226,8 +226,13 @@ func (s *Session) waits() bool {
 
 // waitsFor reports whether a commit of the session waits.
 func (s *syncRep) waitsFor(session *Session) bool {
-	local := session.level == LevelLocal && !session.p.s.c.without(RuleLevelOfSession)
-	return !local && s.defined && session.record.End > s.releasedFor(session)
+	p := session.p
+	local := session.level == LevelLocal && !p.s.c.without(RuleLevelOfSession)
+	defined := s.defined
+	if p.s.c.without(RuleCheckpointerAdopts) {
+		defined = !p.postmaster.read.Sync.Empty()
+	}
+	return !local && defined && session.record.End > s.releasedFor(session)
 }
 
 func (s *Session) events(a *agenda) {
@@ -239,7 +244,8 @@ func (s *Session) events(a *agenda) {
 		s.p.removeSession(s)
 	})
 	a.may(s.told != toldNothing, s.label, "signal", s.obey)
-	done := s.commit != nil && s.record.End <= s.p.flushed() && (s.released || !s.p.sync.waitsFor(s))
+	flushed := s.commit != nil && (s.record.End <= s.p.flushed() || s.p.s.c.without(RuleFlushBeforeAnswer))
+	done := flushed && (s.released || !s.p.sync.waitsFor(s))
 	if s.lost { // nobody is told
 		a.may(done, s.label, "finish", func() { s.finish(Acked) })
 		return

@@ -44,18 +44,15 @@ func (k *Controller) rewind(ctx context.Context, source pg.Upstream) (pg.Positio
 // copyByRewind is pg_rewind itself: a plan that changes nothing, the sentinel,
 // and the copy in two parts, after which the data is good again.
 func (k *Controller) copyByRewind(ctx context.Context, source pg.Upstream) error {
-	var common pg.LSN
-	nothing := false
-	err := k.remote(ctx, "rewind/plan", source, func(p *process) (err error) {
-		common, nothing, err = k.planRewind(p)
-		return err
-	})
+	common, nothing, err := k.awaitPlan(ctx, source)
 	if err != nil {
 		return err
 	}
 	d := &k.s.disk
 	err = k.effect(ctx, "rewind/begin", func() error {
-		d.unfinished, d.rewindFrom = "rewind", source.Address()
+		if !k.c.without(RuleHalfARewind) {
+			d.unfinished, d.rewindFrom = "rewind", source.Address()
+		}
 		return nil
 	})
 	if err != nil {
@@ -64,6 +61,9 @@ func (k *Controller) copyByRewind(ctx context.Context, source pg.Upstream) error
 	var from *process
 	err = k.remote(ctx, "rewind/copy", source, func(p *process) error {
 		from = p
+		if !nothing && k.s.room() > 0 {
+			return errors.New("no WAL file can be made")
+		}
 		if !nothing {
 			k.s.takeCopy(p, common)
 			d.control.State = stateRecovery
@@ -89,24 +89,42 @@ func (k *Controller) copyByRewind(ctx context.Context, source pg.Upstream) error
 	return nil
 }
 
+// awaitPlan plans a rewind when the source has finished a checkpoint on its
+// timeline, for which it waits.
+func (k *Controller) awaitPlan(ctx context.Context, source pg.Upstream) (common pg.LSN, nothing bool, err error) {
+	for {
+		var late *process
+		err := k.remote(ctx, "rewind/plan", source, func(p *process) (err error) {
+			if k.late(p) && k.mayRewind(p) == nil {
+				late = p
+				return nil
+			}
+			common, nothing, err = k.planRewind(p)
+			return err
+		})
+		if err != nil || late == nil {
+			return common, nothing, err
+		}
+		err = k.await(ctx, "the first checkpoint of the source on its timeline", func() bool { return late.ended() || !k.late(late) })
+		if err != nil {
+			return 0, false, err
+		}
+	}
+}
+
+// late reports whether a server's control file is behind its promotion.
+func (k *Controller) late(p *process) bool {
+	return p.phase == phasePrimary && p.s.disk.control.Timeline != p.timeline && !k.c.without(RuleLateCheckpoint)
+}
+
 // planRewind finds the last checkpoint before the fork. It believes control
 // files and timeline numbers, as pg_rewind does: of twins it says that nothing
 // has to be done (X7).
 func (k *Controller) planRewind(p *process) (common pg.LSN, nothing bool, err error) {
-	own, other := &k.s.disk, &p.s.disk
-	switch {
-	case k.s.proc != nil:
-		return 0, false, errors.New("the server runs: stop it first")
-	case own.complete() != nil:
-		return 0, false, own.complete()
-	case !own.clean() && !k.c.without(RuleRewindWantsClean):
-		return 0, false, fmt.Errorf("the data was not shut down cleanly (%s): start it as a standby and stop it fast first", own.control.State)
-	case own.systemID != other.systemID:
-		return 0, false, fmt.Errorf("%w: the systems differ", pg.ErrRewindImpossible)
-	case p.phase == phasePrimary && other.control.Timeline != p.timeline && !k.c.without(RuleLateCheckpoint):
-		return 0, false, fmt.Errorf("the source is on timeline %d and its last checkpoint on %d: try again when it has finished one",
-			p.timeline, other.control.Timeline)
+	if err := k.mayRewind(p); err != nil {
+		return 0, false, err
 	}
+	own, other := &k.s.disk, &p.s.disk
 	mine := max(own.control.Timeline, own.control.MinimumTimeline)
 	if mine == other.control.Timeline {
 		if last := own.wal.last(); k.c.without(RuleTwinsLookEqual) && !other.wal.contains(last) {
@@ -131,6 +149,22 @@ func (k *Controller) planRewind(p *process) (common pg.LSN, nothing bool, err er
 		}
 	}
 	return 0, false, fmt.Errorf("%w: the WAL back to the last common checkpoint before %s has been removed", pg.ErrRewindImpossible, fork)
+}
+
+// mayRewind is what has to be so on both sides.
+func (k *Controller) mayRewind(p *process) error {
+	own := &k.s.disk
+	switch {
+	case k.s.proc != nil:
+		return errors.New("the server runs: stop it first")
+	case own.complete() != nil:
+		return own.complete()
+	case !own.clean() && !k.c.without(RuleRewindWantsClean):
+		return fmt.Errorf("the data was not shut down cleanly (%s): start it as a standby and stop it fast first", own.control.State)
+	case own.systemID != p.s.disk.systemID:
+		return fmt.Errorf("%w: the systems differ", pg.ErrRewindImpossible)
+	}
+	return nil
 }
 
 // forkOf is where two lineages part, by their history files.
@@ -200,15 +234,33 @@ type backup struct {
 	phase   phase
 }
 
-// beginBackup waits for the checkpoint that a base backup begins with.
+// end is the end of the connection; the zero backup was not begun.
+func (b backup) end() {
+	if b.process != nil {
+		b.process.backups--
+	}
+}
+
+// beginBackup waits for the checkpoint that a base backup begins with. One that
+// nothing holds up takes no time.
 func (k *Controller) beginBackup(ctx context.Context, source pg.Upstream) (from backup, start pg.LSN, err error) {
+	var request uint64
 	err = k.remote(ctx, "clone/start", source, func(p *process) error {
 		from = backup{p, p.phase}
-		if p.phase == phasePrimary {
+		p.backups++
+		switch {
+		case p.checkpointer.frozen:
+			p.checkpointer.requested++
+			request = p.checkpointer.requested
+		case p.phase == phasePrimary:
 			p.checkpoint(KindCheckpoint)
 		}
 		return nil
 	})
+	if err == nil && request > 0 {
+		p := from.process
+		err = k.await(ctx, "the checkpoint of the source", func() bool { return !p.postmaster.alive || p.checkpointer.done >= request })
+	}
 	if err == nil {
 		start = look(k.c, func() pg.LSN { return from.process.s.disk.control.Checkpoint })
 	}
@@ -238,12 +290,16 @@ func (k *Controller) clone(ctx context.Context, source pg.Upstream) (pg.Position
 			return errors.New("the server runs: stop it first")
 		}
 		d.cloning = true
+		if k.c.without(RuleCopyBeside) {
+			d.unfinished = "clone"
+		}
 		return nil
 	})
 	if err != nil {
 		return pg.Position{}, err
 	}
 	from, start, err := k.beginBackup(ctx, source)
+	defer look(k.c, func() bool { from.end(); return true })
 	if err != nil {
 		return pg.Position{}, err
 	}

@@ -51,6 +51,9 @@ func (k *Controller) remote(ctx context.Context, name string, up pg.Upstream, us
 	}
 	err := k.await(ctx, "an answer of "+up.Address(), func() bool {
 		s := k.c.at(up)
+		if s != nil && k.c.without(RuleCopyNeedsItsSource) && (s.proc == nil || !s.proc.admits()) {
+			return false
+		}
 		return s != nil && k.c.reachable(k.s.Name, s.Name) && (s.proc == nil || !s.proc.postmaster.frozen)
 	})
 	if err != nil {

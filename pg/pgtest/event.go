@@ -25,6 +25,7 @@ const (
 	actionCheckpoint = "timed checkpoint" // by time or size
 	actionStatus     = "status"           // wal_receiver_status_interval is over
 	actionShipPart   = "ship part"        // WAL up to the middle of a record
+	actionFlush      = "flush"            // of WAL
 )
 
 // Timer reports whether the event waits for time rather than for work.

@@ -3,6 +3,7 @@ package pgtest_test
 import (
 	"context"
 	"fmt"
+	"testing"
 
 	"github.com/pghad/pghad/pg"
 	"github.com/pghad/pghad/pg/pgtest"
@@ -47,6 +48,37 @@ func Example() {
 	row := cluster.Ledger()[0]
 	fmt.Println(row.Outcome, "visible:", cluster.Visible("a", row), "on b:", cluster.Contains("b", row))
 	// Output: unknown visible: true on b: false
+}
+
+// ownServers are servers under controllers of one's own. The embedded ones stand for
+// the machines, clients and faults, which do not depend on the controller.
+type ownServers struct {
+	pgtest.Servers
+	calls map[string]int
+}
+
+func (s ownServers) Control(node string) pgtest.Control {
+	return ownController{s.Servers.Control(node), s.calls}
+}
+
+// ownController is where your code goes; this one counts.
+type ownController struct {
+	pgtest.Control
+	calls map[string]int
+}
+
+func (c ownController) Fence(ctx context.Context) error {
+	c.calls["fence"]++
+	return c.Control.Fence(ctx)
+}
+
+// This is how a controller is held to the recipes, here one around the model's.
+func TestConformanceOfOnesOwn(t *testing.T) {
+	t.Parallel()
+	pgtest.Run(t, func(t *testing.T, names []string) pgtest.Servers {
+		t.Helper()
+		return ownServers{pgtest.Model(0)(t, names), map[string]int{}}
+	}, pgtest.AtOnce(4))
 }
 
 func must(err error) {

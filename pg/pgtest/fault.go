@@ -225,7 +225,8 @@ func (c *Cluster) AddReceiver(from, node, name string) (end func(), err error) {
 		}
 		made = newSender(p, &conn{from: from, to: node}, pg.Upstream{Name: name})
 		made.tool = true
-		made.start(p.available(), p.current())
+		at := p.available()
+		made.start(at-at%c.cfg.SegmentSize, p.current())
 		p.senders = append(p.senders, made)
 		return nil
 	})

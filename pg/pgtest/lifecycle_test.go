@@ -30,7 +30,7 @@ func TestControlFileLagsAfterPromotion(t *testing.T) {
 	w.fence("a")
 	w.ok(w.ctl["a"].Stop(t.Context(), pg.StopFast))
 	_, err = w.ctl["a"].Rewind(t.Context(), upstream("b", ""))
-	require.ErrorContains(t, err, "last checkpoint")
+	require.ErrorContains(t, err, "first checkpoint")
 	w.thaw("b", "checkpointer")
 	w.Settle(nil)
 	remote, err = w.ctl["a"].Identify(t.Context(), upstream("b", ""))
@@ -271,7 +271,7 @@ func TestRewind(t *testing.T) {
 	})
 	t.Run("WAL removed", func(t *testing.T) {
 		t.Parallel()
-		w := replicated(t, pgtest.Config{WALKeep: 200}, "a", "b")
+		w := replicated(t, pgtest.Config{WALKeep: 200, SegmentSize: 64}, "a", "b")
 		w.isolate("a", "b")
 		for _, id := range []string{"1", "2", "3", "4", "5"} {
 			w.commit("a", id)
@@ -316,7 +316,7 @@ func TestRetention(t *testing.T) {
 		rule   pgtest.Rule
 		caught bool
 	}{{false, "", false}, {true, "", true}, {false, pgtest.RuleRetention, true}} {
-		w := replicated(t, pgtest.Config{WALKeep: 100, Without: []pgtest.Rule{c.rule}}, "a", "b")
+		w := replicated(t, pgtest.Config{WALKeep: 100, SegmentSize: 64, Without: []pgtest.Rule{c.rule}}, "a", "b")
 		up := upstream("a", "b")
 		if c.slot {
 			up.Slot = "slot_b"

@@ -64,11 +64,7 @@ type conn struct {
 func newReceiver(p *process, up pg.Upstream, start pg.LSN, t pg.Timeline) *receiver {
 	// As in PostgreSQL, what has been replayed counts as flushed from the first
 	// reply on, wherever it came from (X7).
-	reached := p.replayed
-	if p.s.c.without(RuleReplayedCountsAsFlushed) {
-		reached = start
-	}
-	return &receiver{p: p, label: p.s.name(processReceiver), up: up, start: start, timeline: t, written: reached, flushed: reached}
+	return &receiver{p: p, label: p.s.name(processReceiver), up: up, start: start, timeline: t, written: p.replayed, flushed: p.replayed}
 }
 
 func (r *receiver) events(a *agenda) {
@@ -101,8 +97,12 @@ func (r *receiver) events(a *agenda) {
 func (r *receiver) streamingEvents(a *agenda) {
 	c, world := r.conn, r.p.s.c
 	a.may(len(c.data) > 0 && world.passes(c.to, c.from), r.label, "receive", r.receive)
-	a.may(r.written > r.flushed, r.label, "flush", r.flush)
+	a.may(r.written > r.flushed, r.label, actionFlush, r.flush)
 	now := report{valid: true, write: r.written, flush: r.flushed, replied: r.p.replayed}
+	if world.without(RuleReplayedCountsAsFlushed) && c.sender != nil {
+		shared := r.p.s.disk.wal.shared(&c.sender.p.s.disk.wal)
+		now = report{valid: true, write: min(now.write, shared), flush: min(now.flush, shared), replied: min(now.replied, shared)}
+	}
 	say := func() {
 		r.said = now
 		c.reports = append(c.reports, now)
@@ -196,11 +196,13 @@ func (r *receiver) connect(upstream *server) {
 	r.begin()
 }
 
-// begin starts streaming on the connection that there is.
+// begin starts streaming on the connection that there is. The first WAL that
+// arrives is answered, also where it brings nothing new.
 func (r *receiver) begin() {
-	r.state, r.heard = receiverStreaming, false
+	r.state, r.heard, r.said = receiverStreaming, false, report{}
 	r.conn.ended, r.conn.answered = false, false
 	r.conn.sender.start(r.start, r.timeline)
+	r.conn.sender.needed = r.p.replayed // of the segment that holds it nothing is missing
 }
 
 // resume goes on after the end of a timeline.
@@ -281,10 +283,6 @@ func (r *receiver) startable(upstream *server) error {
 		}
 	} else if r.start > up.available() {
 		return fmt.Errorf("starting point %s is ahead of the flush position %s of %s", r.start, up.available(), upstream.Name)
-	}
-	// Of the segment that holds the start nothing is missing.
-	if needed := r.p.replayed; needed < upstream.disk.wal.from {
-		return fmt.Errorf("WAL from %s on has been removed on %s", needed, upstream.Name)
 	}
 	return nil
 }

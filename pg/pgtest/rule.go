@@ -20,10 +20,12 @@ const (
 	RuleReplayBeforePromotion   Rule = "P13"        // a promotion first replays everything that lies in pg_wal
 	RulePromotionEndsPause      Rule = "P14"        // a promotion ends a pause of replay
 	RuleStopShips               Rule = "P20"        // a fast stop ships everything, and waits for frozen receivers
+	RuleTermEndsSenders         Rule = "P20/term"   // SIGTERM ends a walsender that waits for its standby
 	RuleSlotsStayBehind         Rule = "P26"        // slots are not in the WAL, nor in a copy
 	RuleReceiverOutlivesReload  Rule = "X1"         // only the startup process ends a receiver, when it next asks for WAL
 	RuleConnectingIsHidden      Rule = "X2"         // a receiver that connects is not shown, and can come through
 	RuleCheckpointerAdopts      Rule = "X4"         // commits wait once the checkpointer has read the setting (X8)
+	RuleSettingFromTheStart     Rule = "X4/start"   // a setting is in force from the server's start on
 	RuleNumberAboveHistories    Rule = "X5"         // a promotion takes the number above the highest history file
 	RuleReceivedIsForgotten     Rule = "X6"         // what was received is forgotten with the server
 	RuleReplayedCountsAsFlushed Rule = "X7"         // a receiver reports as flushed what was replayed, whosever it was
@@ -42,6 +44,7 @@ const (
 	RuleTwinsLookEqual          Rule = "C12"        // pg_rewind takes two timelines of one number for the same
 	RuleForkIsNotChecked        Rule = "C13"        // a standby past the fork streams up to it and reports beyond it
 	RuleRewindWantsClean        Rule = "C14"        // pg_rewind wants a target that was shut down
+	RuleHalfARewind             Rule = "C14/half"   // a rewind that is cut off leaves data that must not be started
 	RuleRecoveryOnTheSpot       Rule = "C15"        // recovery without standby.signal ends on the timeline at hand
 	RuleOrphans                 Rule = "C17"        // children outlive a killed postmaster
 	RuleFrozenPostmaster        Rule = "C18"        // a frozen postmaster admits nobody and disturbs no session
@@ -49,7 +52,9 @@ const (
 	RuleRetention               Rule = "C20"        // WAL that nobody holds is removed by checkpoints
 	RuleSlotLimit               Rule = "C20/limit"  // max_slot_wal_keep_size takes the WAL from a slot
 	RuleFullDisk                Rule = "C21"        // a primary that can make no WAL file ends
+	RuleFlushBeforeAnswer       Rule = "C21/flush"  // a commit is answered when it is durable at home
 	RuleCopyNeedsItsSource      Rule = "C22"        // a base backup ends with its source's server, or its promotion
+	RuleCopyBeside              Rule = "C22/beside" // a clone is made beside the data
 	RuleConflictHoldsReplay     Rule = "C23"        // a query can hold up replay, and a promotion with it
 	RuleCascadePassesOn         Rule = "C24"        // a standby passes on what it has received, replayed or not
 )

@@ -58,6 +58,7 @@ type process struct {
 	receiver     *receiver // nil if there is none
 	senders      []*sender
 	sessions     []*Session
+	backups      int // base backups that are being taken
 
 	received       received // shared memory, lost with the server (X6)
 	replayed       pg.LSN
@@ -110,7 +111,7 @@ func (s *server) launch() {
 	}
 	p.postmaster = postmaster{alive: true, read: d.files}
 	p.checkpointer = checkpointer{alive: true}
-	p.sync.defined = !d.files.Sync.Empty()
+	p.sync.defined = !d.files.Sync.Empty() && !s.c.without(RuleSettingFromTheStart)
 	p.startup = &startup{conninfo: d.files.Upstream, along: s.recoveryLineage()}
 	s.proc = p
 	d.wal.durable = d.wal.tail() // a start syncs the data directory
@@ -121,7 +122,7 @@ func (s *server) launch() {
 		p.received = s.received
 	}
 	if err := s.refuses(); err != nil {
-		p.end(pg.ProcessCrashed)
+		p.end(s.howExited())
 		return
 	}
 	if d.signal {
@@ -129,6 +130,15 @@ func (s *server) launch() {
 	} else {
 		d.control.State = stateProduction
 	}
+}
+
+// howExited is what a server that has ended by itself is taken for: stopped, if it
+// has left its data as a clean shutdown did.
+func (s *server) howExited() pg.Process {
+	if s.disk.clean() {
+		return pg.ProcessStopped
+	}
+	return pg.ProcessCrashed
 }
 
 // refuses says why recovery cannot begin: the history that would be followed
@@ -272,7 +282,7 @@ func (s *server) events(a *agenda) {
 	if p.receiver != nil {
 		p.receiver.events(a)
 	}
-	a.may(len(p.buffer) > 0, processWAL, "flush", p.flush)
+	a.may(len(p.buffer) > 0, processWAL, actionFlush, p.flush)
 	for _, w := range p.senders {
 		w.events(a)
 	}

@@ -255,7 +255,7 @@ func TestHistoryFileLeftBehind(t *testing.T) {
 	w.ok(w.ctl["b"].Stop(t.Context(), pg.StopFast))
 	w.ok(w.WriteHistory("b", 2, pg.History{{Timeline: 1, At: 1, Reason: "a tool"}}))
 	require.ErrorContains(t, w.ctl["b"].StartStandby(t.Context(), upstream("a", "b")), "is not a child")
-	require.Equal(t, pg.ProcessCrashed, w.Server("b").Process)
+	require.Equal(t, pg.ProcessStopped, w.Server("b").Process)
 	w.ok(w.RemoveHistory("b", 2))
 	w.startStandby("b", "a")
 

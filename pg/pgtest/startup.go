@@ -205,11 +205,11 @@ func (u *startup) sleep(p *process) {
 // contains all that was replayed (C13).
 func (u *startup) rescan(p *process) bool {
 	d := &p.s.disk
+	if p.s.c.without(RuleHistoryIsRemembered) {
+		u.along = p.s.recoveryLineage()
+	}
 	newest := d.newest(u.along.Timeline)
 	if newest == u.along.Timeline {
-		if p.s.c.without(RuleHistoryIsRemembered) {
-			u.along = p.s.recoveryLineage()
-		}
 		return false
 	}
 	along := d.lineageOf(newest)
@@ -223,11 +223,11 @@ func (u *startup) rescan(p *process) bool {
 func (u *startup) streamingEvents(a *agenda, p *process) {
 	streams := p.receiver != nil && p.receiver.state != receiverWaiting
 	upto := min(p.received.lsn, p.s.disk.wal.end())
-	more := p.received.valid && u.readable(p, upto) > p.replayed
+	more := p.received.valid && u.readable(p, upto) > p.replayed && !u.hasty(p)
 	a.may(streams && more, processStartup, "replay", func() { u.replay(p, upto) })
 	// A lost receiver is noticed before what it has left is read (fence: two sleeps).
 	a.may(!streams, processStartup, "receiver gone", func() { u.sleep(p) })
-	idle := streams && (!more || u.hasty(p))
+	idle := streams && !more
 	a.may(idle && u.changed, processStartup, "restart receiver", func() { u.restartReceiver(p) })
 	a.may(idle && !u.changed && u.promote, processStartup, "promote", func() { u.stopReceiver(p, startupReading) })
 	garbage := idle && p.receiver.alien && p.received.lsn > p.s.disk.wal.tail()

@@ -42,7 +42,10 @@ func (s *syncRep) releasedFor(session *Session) pg.LSN {
 // define is SyncRepUpdateSyncStandbysDefined: emptying the setting releases
 // everybody who waits, as a success (P7).
 func (s *syncRep) define(p *process, defined bool) {
-	if s.defined && !defined && !p.s.c.without(RuleEmptySettingReleases) {
+	if s.defined && !defined && p.s.c.without(RuleEmptySettingReleases) {
+		return
+	}
+	if s.defined && !defined {
 		for _, session := range p.sessions {
 			session.released = session.released || session.waits()
 		}

@@ -123,6 +123,15 @@ func (w *wal) contains(r *Record) bool {
 	return i < len(w.records) && w.records[i] == r
 }
 
+// shared is up to where two servers hold the same records.
+func (w *wal) shared(other *wal) pg.LSN {
+	n := sort.Search(min(len(w.records), len(other.records)), func(i int) bool { return w.records[i] != other.records[i] })
+	if n == 0 {
+		return firstLSN
+	}
+	return w.records[n-1].End
+}
+
 // cut forgets everything from lsn on, which must be the end of a record.
 func (w *wal) cut(lsn pg.LSN) {
 	w.records = slices.Clip(w.records[:w.after(lsn)])

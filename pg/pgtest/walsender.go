@@ -1,6 +1,7 @@
 package pgtest
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -43,6 +44,7 @@ type sender struct {
 	historic bool   // the timeline has ended, at until
 	until    pg.LSN // valid if historic
 	sent     pg.LSN
+	needed   pg.LSN // WAL that the receiver cannot do without begins here
 
 	flushKnown          bool
 	write, flush, apply pg.LSN
@@ -110,7 +112,8 @@ func (w *sender) events(a *agenda) {
 	if w.frozen {
 		return
 	}
-	a.may(w.terminated || !p.postmaster.alive, w.label, "exit", w.exit)
+	deaf := world.without(RuleTermEndsSenders) && w.conn.receiver != nil && w.conn.receiver.frozen
+	a.may(w.terminated && !deaf || !p.postmaster.alive, w.label, "exit", w.exit)
 	a.may(w.reload, w.label, "reload", func() {
 		w.reload, w.sync = false, p.s.disk.files.Sync
 		w.rate()
@@ -145,7 +148,7 @@ func (p *process) senderDeaf() bool {
 	return slices.ContainsFunc(p.senders, func(w *sender) bool { return w.frozen || len(w.conn.data) >= fullConnection })
 }
 
-// fullConnection is how many chunks fill a connection.
+// fullConnection is how many chunks fill a connection, which then takes no more.
 const fullConnection = 8
 
 // limit is up to where this walsender may send.
@@ -161,8 +164,13 @@ func (w *sender) shipEvents(a *agenda) {
 		return
 	}
 	limit := w.limit()
-	a.may(w.sent < limit, w.label, "ship", func() { w.ship(limit, false) })
-	partial := w.sent < limit && w.p.s.disk.wal.after(w.sent) < len(w.p.s.disk.wal.records)
+	if world := &w.p.s.disk.wal; w.needed < world.from && w.sent < world.from {
+		a.may(w.sent < limit, w.label, "WAL is removed", w.refuse)
+		return
+	}
+	room := w.sent < limit && len(w.conn.data) < fullConnection
+	a.may(room, w.label, "ship", func() { w.ship(limit, false) })
+	partial := room && w.p.s.disk.wal.after(w.sent) < len(w.p.s.disk.wal.records)
 	a.may(partial, w.label, actionShipPart, func() { w.ship(limit, true) })
 	a.may(w.sent >= limit && w.state == senderCatchup, w.label, "caught up", func() { w.state = senderStreaming })
 	// Until the receiver has understood, its replies count: also those of one that
@@ -234,6 +242,15 @@ func (w *sender) reply() {
 	if !w.cascading {
 		w.p.sync.release(w)
 	}
+}
+
+// refuse ends a walsender whose next WAL has been removed: streaming has begun, and
+// ends at once.
+func (w *sender) refuse() {
+	if r := w.conn.receiver; r != nil {
+		r.p.s.refusal = fmt.Sprintf("WAL from %s on has been removed on %s", w.sent, w.p.s.Name)
+	}
+	w.exit()
 }
 
 // exit ends the walsender.
