@@ -482,3 +482,16 @@ func TestGuardConfigIsChecked(t *testing.T) {
 }
 
 const longName = "a-name-that-is-far-too-long-for-the-path-of-a-socket-and-that-nobody-would-give-to-a-directory"
+
+// The user may want the server's log elsewhere, and has made a link.
+func TestGuardedServerWhoseLogIsALink(t *testing.T) {
+	t.Parallel()
+	a := newNode(t, "a", underGuard(t))
+	require.NoError(t, a.Init(a.ctx()))
+	elsewhere := filepath.Join(filepath.Dir(a.cfg.StateDir), "elsewhere.log")
+	require.NoError(t, os.Symlink(elsewhere, filepath.Join(a.cfg.StateDir, "postgresql.log")))
+	require.NoError(t, a.StartStandby(a.ctx(), pg.Upstream{}))
+	text, err := os.ReadFile(elsewhere)
+	require.NoError(t, err)
+	require.Contains(t, string(text), "starting PostgreSQL")
+}

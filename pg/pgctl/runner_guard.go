@@ -260,13 +260,23 @@ func (r *guardRunner) arguments() []string {
 	return arguments
 }
 
+// realPath is where an open file is: the log may be a link to where its user wants
+// it, and a guard follows none.
+func realPath(f *os.File) string {
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		return f.Name()
+	}
+	return path
+}
+
 // startUnder has the guard that was just started start the server.
 func (r *guardRunner) startUnder(ctx context.Context, o order) (process, error) {
 	client, err := guard.Dial(ctx, r.cfg.guardSocket())
 	if err != nil {
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
-	start := guard.Start{Argv: o.argv, Env: o.env, Log: o.log.Name()}
+	start := guard.Start{Argv: o.argv, Env: o.env, Log: realPath(o.log)}
 	if a := r.cfg.account; a.change {
 		start.Credential = &guard.Credential{UID: a.uid, GID: a.gid, Groups: a.groups()}
 	}
