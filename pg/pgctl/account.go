@@ -17,6 +17,8 @@ type account struct {
 	gid    uint32
 	home   string
 	change bool // the controller is root and has to become this user
+
+	effects Effects // of the files that are written for it
 }
 
 // defaultServerUser is whom root runs the server as, as packages name it.

@@ -1,7 +1,6 @@
 package pgctl
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +19,7 @@ import (
 const minVersion = 13
 
 // binaries are the programs of PostgreSQL that a controller runs.
-var binaries = []string{"postgres", "initdb", "pg_controldata", "pg_rewind", "pg_basebackup"}
+var binaries = []string{"postgres", "initdb", "pg_rewind", "pg_basebackup"}
 
 // FindBinDir returns the directory of the newest PostgreSQL of this machine:
 // /usr/lib/postgresql/*/bin (Debian), /usr/pgsql-*/bin (Red Hat), or where
@@ -47,7 +46,8 @@ func FindBinDir() (string, error) {
 		}
 	}
 	if best == "" {
-		return "", errors.New("no PostgreSQL server found in /usr/lib/postgresql/*/bin, /usr/pgsql-*/bin or PATH: install one, or set BinDir to the directory of its programs")
+		return "", &pg.FaultError{Kind: pg.ErrBinaries, Remedy: "install a server, or set BinDir to the directory of its programs",
+			Err: errors.New("no PostgreSQL server found in /usr/lib/postgresql/*/bin, /usr/pgsql-*/bin or PATH")}
 	}
 	return best, nil
 }
@@ -59,11 +59,11 @@ func Version(binDir string) (int, error) {
 	path := filepath.Join(binDir, "postgres")
 	out, err := exec.CommandContext(context.Background(), path, "--version").Output() //nolint:gosec // a program of the configured PostgreSQL
 	if err != nil {
-		return 0, fmt.Errorf("ask %s for its version: %w", path, err)
+		return 0, &pg.FaultError{Kind: pg.ErrBinaries, Path: path, Err: fmt.Errorf("ask it for its version: %w", err), Remedy: binariesRemedy}
 	}
 	version, err := parseVersion(string(out))
 	if err != nil {
-		return 0, fmt.Errorf("version of %s: %w", path, err)
+		return 0, &pg.FaultError{Kind: pg.ErrBinaries, Path: path, Err: err, Remedy: binariesRemedy}
 	}
 	return version, nil
 }
@@ -97,93 +97,38 @@ func leadingNumber(s string) (n int, rest string) {
 
 func checkBinaries(dir string) error {
 	for _, name := range binaries {
-		info, err := os.Stat(filepath.Join(dir, name))
-		if err != nil {
-			return fmt.Errorf("program %s of PostgreSQL: %w: set BinDir to the directory of PostgreSQL's programs", name, err)
+		path := filepath.Join(dir, name)
+		info, err := os.Stat(path)
+		if err == nil && (info.IsDir() || info.Mode()&0o111 == 0) {
+			err = errors.New("it is not a program")
 		}
-		if info.IsDir() || info.Mode()&0o111 == 0 {
-			return fmt.Errorf("%s is not a program: set BinDir to the directory of PostgreSQL's programs", filepath.Join(dir, name))
+		if err != nil {
+			return &pg.FaultError{Kind: pg.ErrBinaries, Path: path, Err: err, Remedy: binariesRemedy}
 		}
 	}
 	return nil
 }
 
-// toolError is a program of PostgreSQL that ended with an error.
-type toolError struct {
-	tool   string
-	output string // standard output and error, as printed
-	err    error
-}
+const binariesRemedy = "set BinDir to the directory of PostgreSQL's programs, server and client"
 
-func (e *toolError) Error() string {
-	if line := lastLine(e.output); line != "" {
-		return fmt.Sprintf("%s: %s (%v)", e.tool, strings.TrimPrefix(line, e.tool+": "), e.err)
-	}
-	return fmt.Sprintf("%s: %v", e.tool, e.err)
-}
-
-func (e *toolError) Unwrap() error { return e.err }
-
-// lastLine returns the last line of a tool's output that says what went wrong:
-// lines with "error:" or "fatal:" before hints and progress.
-func lastLine(output string) string {
-	lines := strings.FieldsFunc(output, func(r rune) bool { return r == '\n' || r == '\r' })
-	last := ""
-	for _, line := range slices.Backward(lines) {
-		line = strings.TrimSpace(line)
-		lower := strings.ToLower(line)
-		if strings.Contains(lower, "error:") || strings.Contains(lower, "fatal:") || strings.Contains(lower, "panic:") {
-			return line
-		}
-		if last == "" {
-			last = line
-		}
-	}
-	return last
-}
-
-// run executes a program of PostgreSQL as the server's user, with stdin, and
-// returns its output. When ctx ends, the program and all that it started are
-// killed before run returns.
-func (c *Controller) run(ctx context.Context, stdin, name string, args ...string) (string, error) {
-	cmd := exec.Command(filepath.Join(c.cfg.BinDir, name), args...) //nolint:gosec // a program of the configured PostgreSQL; the whole process group is killed below, not only the child
-	cmd.Env = c.env("LC_ALL=C", "LANGUAGE=C")
-	cmd.Dir = "/"
-	cmd.SysProcAttr = c.cfg.account.attributes()
-	cmd.WaitDelay = toolPipeDelay
-	if stdin != "" {
-		cmd.Stdin = strings.NewReader(stdin)
-	}
-	var output bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &output, &output
-	if err := context.Cause(ctx); err != nil {
-		return "", fmt.Errorf("run %s: %w", name, err)
-	}
-	if err := cmd.Start(); err != nil {
-		return "", fmt.Errorf("run %s: %w", name, err)
-	}
-	stop := context.AfterFunc(ctx, func() { killGroup(cmd.Process.Pid) })
-	err := cmd.Wait()
-	if !stop() || err != nil {
-		killGroup(cmd.Process.Pid) // nothing that it started may write on
-	}
-	if cause := context.Cause(ctx); cause != nil && err != nil {
-		return output.String(), fmt.Errorf("run %s: %w", name, cause)
-	}
-	if err != nil {
-		return output.String(), &toolError{tool: name, output: output.String(), err: err}
-	}
-	return output.String(), nil
-}
-
-// majorOfData returns the content of PG_VERSION, "15".
+// majorOfData returns the content of PG_VERSION, "15". An absent or empty directory
+// is pg.ErrNoData, one that holds other things pg.ErrNotData.
 func majorOfData(dataDir string) (string, error) {
 	text, err := os.ReadFile(filepath.Join(dataDir, "PG_VERSION")) //nolint:gosec // a file of the configured directories
 	if errors.Is(err, os.ErrNotExist) {
+		empty, err := isEmptyDir(dataDir)
+		if err != nil {
+			return "", fmt.Errorf("data directory %s: %w", dataDir, fileFault(dataDir, err))
+		}
+		if !empty {
+			return "", &pg.FaultError{Kind: pg.ErrNotData, Path: dataDir, Err: errors.New("it is not empty and has no PG_VERSION"), Remedy: notDataRemedy}
+		}
 		return "", fmt.Errorf("data directory %s: %w", dataDir, pg.ErrNoData)
 	}
 	if err != nil {
-		return "", fmt.Errorf("read the version of data directory %s: %w", dataDir, err)
+		return "", fmt.Errorf("read the version of data directory %s: %w", dataDir, fileFault(dataDir, err))
 	}
 	return strings.TrimSpace(string(text)), nil
 }
+
+const notDataRemedy = "set DataDir to the data directory, or move away what is there"

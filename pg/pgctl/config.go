@@ -52,6 +52,10 @@ type Config struct {
 	// Default of the name: replicator. The password is required.
 	ReplicationUser     string
 	ReplicationPassword string
+	// MonitorUser is a database role without superuser's rights, as which Status asks:
+	// see MonitoringRole. Init creates it. It may connect locally, as this process's and
+	// the server's operating-system user, whatever the gate. Default: the superuser asks.
+	MonitorUser string
 	// SSLMode is libpq's sslmode for connections to other servers. Default: prefer.
 	SSLMode string
 
@@ -67,11 +71,29 @@ type Config struct {
 	// --locale=C --data-checksums.
 	InitArgs []string
 
+	// Archive is how WAL is archived. Default: not at all.
+	Archive Archive
+	// CloneCommand, if set, makes the copy of a clone instead of pg_basebackup: a
+	// program and its arguments, run as User, for example pgbackrest, barman or wal-g.
+	// In each argument {dir} is the directory to fill, which exists and is empty,
+	// {host}, {port}, {user}, {passfile} and {conninfo} are the server that is to be
+	// copied. What it leaves must be a base backup that can be started as a standby of
+	// that server, which must still have the WAL from the backup's start on.
+	CloneCommand []string
+	// Rejoin bounds the rewinds and clones that fail.
+	Rejoin RejoinPolicy
+
+	// MemberSlotsTTL is how long EnsureSlots keeps the slot of a member that it is not
+	// asked for any more. Default: for ever.
+	MemberSlotsTTL time.Duration
+
 	// ConnectTimeout bounds one attempt to open a session. Default: 2 s.
 	ConnectTimeout time.Duration
 	// StatementTimeout bounds a short query of the controller, by closing its
 	// session. Default: 2 s.
 	StatementTimeout time.Duration
+	// SelfCheckTimeout bounds SelfCheck. Default: 2 s.
+	SelfCheckTimeout time.Duration
 	// ReloadTimeout bounds the wait for a reloaded setting to be shown. Default: 10 s.
 	ReloadTimeout time.Duration
 	// KillAfter is how long an immediate stop waits before it sends SIGKILL.
@@ -103,6 +125,8 @@ type Config struct {
 	// deadline passes that SetDeadline sets.
 	Guard *Guard
 
+	// Effects are told what the controller does to the world outside. Default: nobody.
+	Effects Effects `json:"-"`
 	// Clock is the clock of all waits. Default: the real one.
 	Clock clock.Clock
 	// Logger is where the controller says what it does. Default: nowhere.
@@ -143,12 +167,15 @@ func (cfg Config) complete() (Config, error) {
 		return cfg, err
 	}
 	if cfg.version/10000 < minVersion {
-		return cfg, fmt.Errorf("PostgreSQL %d in %s: %w: version %d or later is needed, set BinDir to its programs",
-			cfg.version/10000, cfg.BinDir, pg.ErrUnsupported, minVersion)
+		return cfg, &pg.FaultError{
+			Kind: pg.ErrUnsupported, Path: cfg.BinDir, Err: fmt.Errorf("its programs are of PostgreSQL %d", cfg.version/10000),
+			Remedy: fmt.Sprintf("version %d or later is needed, set BinDir to its programs", minVersion),
+		}
 	}
 	if cfg.account, err = lookupAccount(cfg.User); err != nil {
 		return cfg, err
 	}
+	cfg.account.effects = cfg.Effects
 	if err := cfg.checkPaths(); err != nil {
 		return cfg, err
 	}
@@ -159,6 +186,9 @@ func (cfg Config) complete() (Config, error) {
 		return cfg, err
 	}
 	if err := cfg.checkNames(); err != nil {
+		return cfg, err
+	}
+	if err := cfg.Rejoin.complete(); err != nil {
 		return cfg, err
 	}
 	return cfg, cfg.checkParameters()
@@ -180,6 +210,7 @@ func (cfg *Config) defaults() {
 	for field, value := range map[*time.Duration]time.Duration{
 		&cfg.ConnectTimeout:   2 * time.Second,
 		&cfg.StatementTimeout: 2 * time.Second,
+		&cfg.SelfCheckTimeout: 2 * time.Second,
 		&cfg.ReloadTimeout:    10 * time.Second,
 		&cfg.KillAfter:        500 * time.Millisecond,
 		&cfg.FencePatience:    200 * time.Millisecond,
@@ -194,6 +225,9 @@ func (cfg *Config) defaults() {
 	}
 	if cfg.Port == 0 {
 		cfg.Port = 5432
+	}
+	if cfg.Archive.Resend == 0 {
+		cfg.Archive.Resend = standardResend
 	}
 	if cfg.InitArgs == nil {
 		cfg.InitArgs = []string{"--encoding=UTF8", "--locale=C", "--data-checksums"}
@@ -230,7 +264,7 @@ func (cfg *Config) checkPaths() error {
 
 func (cfg *Config) checkNames() error {
 	for name, value := range map[string]string{
-		"Superuser": cfg.Superuser, "Database": cfg.Database, "ReplicationUser": cfg.ReplicationUser,
+		"Superuser": cfg.Superuser, "Database": cfg.Database, "ReplicationUser": cfg.ReplicationUser, "MonitorUser": cfg.MonitorUser,
 	} {
 		if len(value) > 63 || strings.ContainsAny(value, "\n\r\x00\"") {
 			return fmt.Errorf("%s %q: a name has at most 63 bytes and no quotes or line ends", name, value)
@@ -250,6 +284,9 @@ func (cfg *Config) checkNames() error {
 	}
 	if cfg.Database == "template0" || cfg.Database == "template1" {
 		return fmt.Errorf("database %q: a session of the controller there would keep others from creating databases, set another one", cfg.Database)
+	}
+	if strings.ContainsAny(cfg.Archive.Command, "\r\x00") {
+		return errors.New("Archive.Command: a command has no carriage returns or zero bytes") //nolint:staticcheck // the sentence begins with a field's name
 	}
 	switch cfg.SSLMode {
 	case "disable", "allow", "prefer", "require", "verify-ca", "verify-full":
@@ -283,34 +320,49 @@ func within(path, dir string) bool {
 func (cfg *Config) checkData() error {
 	empty, err := isEmptyDir(cfg.DataDir)
 	if err != nil {
-		return fmt.Errorf("data directory %s: %w", cfg.DataDir, err)
+		return fmt.Errorf("data directory %s: %w", cfg.DataDir, fileFault(cfg.DataDir, err))
 	}
 	if empty {
 		return nil
 	}
 	info, err := os.Stat(cfg.DataDir)
 	if err != nil {
-		return fmt.Errorf("data directory %s: %w", cfg.DataDir, err)
+		return fmt.Errorf("data directory %s: %w", cfg.DataDir, fileFault(cfg.DataDir, err))
 	}
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Uid != cfg.account.uid {
-		return fmt.Errorf("data directory %s belongs to user %d, but the server runs as %s (%d): set User to its owner, or chown -R it",
-			cfg.DataDir, stat.Uid, cfg.account.name, cfg.account.uid)
+		return &pg.FaultError{
+			Kind: pg.ErrPermission, Path: cfg.DataDir,
+			Err:    fmt.Errorf("it belongs to user %d, but the server runs as %s (%d)", stat.Uid, cfg.account.name, cfg.account.uid),
+			Remedy: "set User to its owner, or chown -R it",
+		}
 	}
 	if info.Mode().Perm()&0o027 != 0 {
-		return fmt.Errorf("data directory %s has mode %04o: PostgreSQL wants 0700 or 0750, chmod it", cfg.DataDir, info.Mode().Perm())
+		return &pg.FaultError{
+			Kind: pg.ErrPermission, Path: cfg.DataDir, Err: fmt.Errorf("it has mode %04o", info.Mode().Perm()),
+			Remedy: "PostgreSQL wants 0700 or 0750, chmod it",
+		}
 	}
-	major, err := majorOfData(cfg.DataDir)
-	if errors.Is(err, pg.ErrNoData) {
-		// Not empty and no data: what an interrupted initdb or copy leaves; the
-		// operation that meets it says so.
+	err = cfg.checkVersion(cfg.DataDir)
+	if errors.Is(err, pg.ErrNoData) || errors.Is(err, pg.ErrNotData) {
+		// What an interrupted initdb or copy leaves, or none of ours; the operation
+		// that meets it says so.
 		return nil
 	}
+	return err
+}
+
+// checkVersion refuses data of another version than the programs.
+func (cfg *Config) checkVersion(dir string) error {
+	major, err := majorOfData(dir)
 	if err != nil {
 		return err
 	}
 	if want := strconv.Itoa(cfg.version / 10000); major != want {
-		return fmt.Errorf("data directory %s is of PostgreSQL %s and the programs in %s are of %s: %w: set BinDir to the programs of %s, or upgrade the data",
-			cfg.DataDir, major, cfg.BinDir, want, pg.ErrUnsupported, major)
+		return &pg.FaultError{
+			Kind: pg.ErrUnsupported, Path: dir,
+			Err:    fmt.Errorf("it is of PostgreSQL %s, and the programs in %s are of %s", major, cfg.BinDir, want),
+			Remedy: "set BinDir to the programs of " + major + ", or upgrade the data",
+		}
 	}
 	return nil
 }

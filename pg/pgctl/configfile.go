@@ -140,6 +140,7 @@ func (c *Controller) managed(s settings) []setting {
 	if c.cfg.version >= syncMethodVersion && !c.userSets(syncMethod) {
 		lines = append(lines, setting{syncMethod, syncMethodValue})
 	}
+	lines = append(lines, c.archiveSettings()...)
 	return append(lines, setting{revisionParameter, s.revision()})
 }
 
@@ -170,6 +171,9 @@ func (c *Controller) hba(gateOpen bool) string {
 	var b strings.Builder
 	b.WriteString(generatedBy + " at each change.\n\n# The controller.\n")
 	fmt.Fprintf(&b, "local all %s peer map=%s\n", superuser, identMap)
+	if c.cfg.MonitorUser != "" {
+		fmt.Fprintf(&b, "local all %s peer map=%s\n", quoteIdentifier(c.cfg.MonitorUser), identMap)
+	}
 	b.WriteString("\n# Servers of the cluster: streaming and copies, and pg_rewind.\n")
 	fmt.Fprintf(&b, "host replication %s all scram-sha-256\n", replication)
 	fmt.Fprintf(&b, "host %s %s all scram-sha-256\n", quoteIdentifier(c.cfg.Database), replication)
@@ -185,7 +189,7 @@ func (c *Controller) hba(gateOpen bool) string {
 }
 
 // ident is pg_ident.conf: this process's user and the server's may connect as
-// the superuser.
+// the superuser, and as the monitoring role.
 func (c *Controller) ident() (string, error) {
 	self, err := user.Current()
 	if err != nil {
@@ -197,6 +201,9 @@ func (c *Controller) ident() (string, error) {
 	b.WriteString(generatedBy + " at each change.\n\n")
 	for _, name := range slices.Compact(users) {
 		fmt.Fprintf(&b, "%s %s %s\n", identMap, quoteIdentifier(name), quoteIdentifier(c.cfg.Superuser))
+		if c.cfg.MonitorUser != "" {
+			fmt.Fprintf(&b, "%s %s %s\n", identMap, quoteIdentifier(name), quoteIdentifier(c.cfg.MonitorUser))
+		}
 	}
 	for _, line := range c.cfg.Ident {
 		b.WriteString(line + "\n")
@@ -267,10 +274,15 @@ func (c *Controller) change(ctx context.Context, edit func(*settings)) error {
 	if server == nil {
 		return nil
 	}
-	if err := server.signal(syscall.SIGHUP); err != nil {
+	if err := c.reload(server); err != nil {
 		return err
 	}
 	return c.awaitRevision(ctx, server, s)
+}
+
+// reload has the server read its configuration again, sometime.
+func (c *Controller) reload(server *postmaster) error {
+	return c.cfg.Effects.run("reload", func() error { return server.signal(syscall.SIGHUP) })
 }
 
 // settle ends a change that was cut off. Until then its settings lie in the note,
@@ -317,9 +329,25 @@ func (c *Controller) awaitRevision(ctx context.Context, server *postmaster, want
 		default:
 		}
 		if err := c.pause(ctx); err != nil {
-			return fmt.Errorf("reload the configuration: %w (%w); PostgreSQL's log says what it did not take", err, last)
+			return errors.Join(fmt.Errorf("reload the configuration: %w (%w)", err, last), c.rejected(context.WithoutCancel(ctx)))
 		}
 	}
+}
+
+// rejected says what the server did not take of its configuration.
+func (c *Controller) rejected(ctx context.Context) error {
+	ctx, cancel := c.short(ctx, "what PostgreSQL did not take")
+	defer cancel()
+	session, err := c.connect(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // the caller has an error
+	}
+	defer session.close()
+	rows, err := session.rows(ctx, "SELECT sourcefile || ', line ' || sourceline, name || ': ' || error FROM pg_file_settings WHERE error IS NOT NULL AND NOT applied ORDER BY seqno")
+	if err != nil || len(rows) == 0 {
+		return nil //nolint:nilerr // the caller has an error
+	}
+	return &pg.FaultError{Kind: pg.ErrParameter, Path: rows[0][0], Err: errors.New(rows[0][1]), Remedy: "correct it there, or in Parameters"}
 }
 
 // showsRevision asks a new session whether it has the settings, and the managed

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/pghad/pghad/pg"
 )
@@ -18,34 +19,78 @@ const (
 	stateShutDownInRecovery = 2
 )
 
+// stateNames are the values of DBState as pg_controldata says them.
+var stateNames = []string{
+	"starting up", "shut down", "shut down in recovery", "shutting down", "in crash recovery", "in archive recovery", "in production",
+}
+
 // controlFile is the beginning of global/pg_control, which is the same in all
 // supported versions.
 type controlFile struct {
+	system     uint64      // system identifier
 	state      uint32      // DBState
 	checkpoint pg.LSN      // where the last checkpoint's record begins
 	timeline   pg.Timeline // of that record
 }
 
-func (c *Controller) readControlFile() (controlFile, error) {
+// systemID is the system identifier as PostgreSQL says it.
+func (f controlFile) systemID() string { return strconv.FormatUint(f.system, 10) }
+
+// clean reports whether the server was shut down, as a primary or in recovery.
+func (f controlFile) clean() bool {
+	return f.state == stateShutDown || f.state == stateShutDownInRecovery
+}
+
+func (f controlFile) stateName() string {
+	if int(f.state) < len(stateNames) {
+		return stateNames[f.state]
+	}
+	return "state " + strconv.FormatUint(uint64(f.state), 10)
+}
+
+func (c *Controller) readControlFile() (controlFile, error) { return readControl(c.cfg.DataDir) }
+
+// readControl reads the control file of a data directory, which is written in one
+// piece, also while its server runs. pg.ErrCorrupt if it does not bear its checksum;
+// os.ErrNotExist if there is none.
+func readControl(dataDir string) (controlFile, error) {
 	const (
 		stateAt      = 16 // behind the system identifier and two version numbers
 		checkpointAt = 32 // behind the time of the last change
 		timelineAt   = 48 // in the copy of the checkpoint, behind its redo pointer
+		most         = 8 << 10
 	)
-	f, err := os.Open(c.dataPath("global", "pg_control"))
+	path := filepath.Join(dataDir, "global", "pg_control")
+	f, err := os.Open(path) //nolint:gosec // a file of the configured directories
 	if err != nil {
-		return controlFile{}, err
+		return controlFile{}, fileFault(path, err)
 	}
 	defer f.Close() //nolint:errcheck // read only
-	var content [timelineAt + 4]byte
-	if _, err := io.ReadFull(f, content[:]); err != nil {
-		return controlFile{}, fmt.Errorf("read pg_control: %w", err)
+	content, err := io.ReadAll(io.LimitReader(f, most))
+	if err != nil {
+		return controlFile{}, fmt.Errorf("read pg_control: %w", fileFault(path, err))
+	}
+	if !bearsChecksum(content) {
+		return controlFile{}, &pg.FaultError{Kind: pg.ErrCorrupt, Path: path, Err: errors.New("its checksum does not match"), Remedy: cloneRemedy}
 	}
 	return controlFile{
+		system:     binary.NativeEndian.Uint64(content),
 		state:      binary.NativeEndian.Uint32(content[stateAt:]),
 		checkpoint: pg.LSN(binary.NativeEndian.Uint64(content[checkpointAt:])),
 		timeline:   pg.Timeline(binary.NativeEndian.Uint32(content[timelineAt:])),
 	}, nil
+}
+
+// bearsChecksum reports whether a control file is whole. Its checksum stands behind
+// what it covers, whose length depends on the version of PostgreSQL: it is tried.
+func bearsChecksum(content []byte) bool {
+	const shortest, longest = 128, 1024 // 288 to 300 bytes in the versions 13 to 18
+	for length := shortest; length <= longest && length+4 <= len(content); length += 4 {
+		if crc32.Checksum(content[:length], castagnoli) == binary.NativeEndian.Uint32(content[length:]) {
+			return true
+		}
+	}
+	return false
 }
 
 // shutdownEnd is where the WAL of a server ends that was shut down as a primary:

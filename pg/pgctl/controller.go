@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/benbjohnson/clock"
 
@@ -35,8 +36,10 @@ type Controller struct {
 
 	runner runner        // of the server's process
 	turn   chan struct{} // holds a token while an operation runs
-	kept   keptSession   // of Status and Promote
+	kept   keptSession   // of the superuser
+	watch  keptSession   // of MonitorUser, who asks for Status; unused without one
 	remote keptRemote    // of Identify
+	copies copies        // the rewind or clone under way
 
 	// mu guards what follows. It is never held while something blocks.
 	mu         sync.Mutex
@@ -47,8 +50,12 @@ type Controller struct {
 	cancelTurn context.CancelCauseFunc // of the operation that runs, nil if none may be ended
 	stops      int                     // Stop calls under way
 	closed     bool
-	settings   settings // in force, or to be in force at the next start, or on their way
-	confirmed  settings // those that the server was last seen to have in force
+	settings   settings    // in force, or to be in force at the next start, or on their way
+	confirmed  settings    // those that the server was last seen to have in force
+	silence    silence     // of the server
+	unwatch    *postmaster // a server that does not admit MonitorUser
+	hung       hungCheck   // the last self-check, if it was given up
+	archived   time.Time   // until when the guard lets the server archive; zero without a guard
 
 	lock *os.File // keeps other controllers away from StateDir
 
@@ -77,7 +84,7 @@ func New(config Config) (*Controller, error) {
 	if err := cfg.account.makeDir(cfg.SocketDir, 0o755); err != nil {
 		return nil, err
 	}
-	lock, err := lockFile(filepath.Join(cfg.StateDir, "lock"))
+	lock, err := lockFile(filepath.Join(cfg.StateDir, "lock"), cfg)
 	if err != nil {
 		return nil, fmt.Errorf("state directory %s: %w", cfg.StateDir, err)
 	}
@@ -86,7 +93,8 @@ func New(config Config) (*Controller, error) {
 		clock:      cfg.Clock,
 		log:        cfg.Logger,
 		turn:       make(chan struct{}, 1),
-		kept:       newKeptSession(),
+		kept:       newKeptSession(cfg.Superuser),
+		watch:      newKeptSession(cfg.MonitorUser),
 		ended:      pg.ProcessStopped,
 		generation: 1,
 		changed:    make(chan struct{}),
@@ -95,27 +103,46 @@ func New(config Config) (*Controller, error) {
 	c.lifetime, c.end = context.WithCancel(context.Background())
 	c.runner = c.newRunner()
 	if c.settings, _, err = c.settingsNote().read(); err == nil {
-		err = c.writePassfile()
+		err = errors.Join(c.writePassfile(), c.tryParameters())
 	}
 	if err != nil {
 		c.end()
-		return nil, errors.Join(err, c.runner.close(), lock.Close())
+		return nil, errors.Join(err, c.runner.close(), unlock(lock))
 	}
 	c.ended = c.howEnded(false)
 	c.adopt()
+	if err := c.endRecovery(); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
 	return c, nil
 }
 
-// lockFile takes a lock that ends with this process.
-func lockFile(path string) (*os.File, error) {
+// lockFile takes a lock that ends with this process and with the programs that it
+// runs. Those of a controller that was killed end within moments, and are waited for.
+func lockFile(path string, cfg Config) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // a file of the configured directories
 	if err != nil {
-		return nil, err
+		return nil, fileFault(path, err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(errors.New("another controller uses it: give each server a directory of its own, or stop the other program"), f.Close())
+	deadline := cfg.Clock.Now().Add(cfg.KillAfter)
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !cfg.Clock.Now().Before(deadline) {
+			return nil, errors.Join(errors.New("another controller uses it: give each server a directory of its own, or stop the other program"), f.Close())
+		}
+		if err := timectx.Sleep(context.Background(), cfg.Clock, cfg.Poll); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
 	}
-	return f, nil
+}
+
+// unlock lets go of the lock also where a process that was just forked, and has not
+// yet become another program, still has the file.
+func unlock(f *os.File) error {
+	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
 }
 
 // Close ends the controller and leaves the server as it is, and its guard: that
@@ -137,10 +164,11 @@ func (c *Controller) Close() error {
 	defer func() { <-c.turn }()
 	c.end()
 	c.kept.close()
+	c.watch.close()
 	c.remote.close()
 	c.sideWork.end()
 	c.tasks.Wait()
-	return errors.Join(c.runner.close(), c.lock.Close())
+	return errors.Join(c.runner.close(), unlock(c.lock))
 }
 
 // begin waits for the controller's turn. The returned context ends with ctx,

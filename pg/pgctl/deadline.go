@@ -45,7 +45,15 @@ func (c *Controller) SetDeadline(ctx context.Context, left func() time.Duration)
 	if !ok {
 		return fmt.Errorf("set the deadline of PostgreSQL: no guard is configured: %w", errors.ErrUnsupported)
 	}
-	if err := d.setDeadline(ctx, left); err != nil {
+	var told time.Duration
+	err := d.setDeadline(ctx, func() time.Duration {
+		told = left()
+		return told
+	})
+	if err == nil {
+		err = c.archiveDeadline(told)
+	}
+	if err != nil {
 		return fmt.Errorf("set the deadline of PostgreSQL: %w", err)
 	}
 	return nil

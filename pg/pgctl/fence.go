@@ -190,7 +190,7 @@ func (c *Controller) deafen(ctx context.Context, server *postmaster) error {
 	if _, err := c.prepare(func(s *settings) { s.Upstream = pg.Upstream{} }); err != nil {
 		return err
 	}
-	return server.signal(syscall.SIGHUP)
+	return c.reload(server)
 }
 
 // fencing is one Fence at work.
@@ -260,6 +260,7 @@ func (f *fencing) resume(ctx context.Context) error {
 		return err
 	}
 	defer session.close()
+	defer f.c.cfg.Effects.begin("resume replay")()
 	return session.exec(ctx, "SELECT pg_wal_replay_resume()")
 }
 
@@ -269,7 +270,9 @@ func (f *fencing) endReceivers(pids []int) {
 	for _, pid := range pids {
 		if isServerProcess(pid, f.c.cfg.DataDir) {
 			f.c.log.Info("a walreceiver is ended to fence PostgreSQL", "pid", pid)
+			ended := f.c.cfg.Effects.begin("end receiver")
 			_ = syscall.Kill(pid, syscall.SIGTERM) // it may have ended by itself
+			ended()
 		}
 	}
 }

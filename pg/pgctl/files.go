@@ -13,10 +13,11 @@ import (
 // the new one: temporary file beside it, fsync, rename, fsync of the directory.
 // The file belongs to the server's user, mode 0600.
 func (a account) writeFile(path string, data []byte) (err error) {
+	defer a.effects.begin("write " + filepath.Base(path))()
 	temporary := path + ".tmp"
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("write %s: %w", path, err), removeIfExists(temporary))
+			err = errors.Join(fmt.Errorf("write %s: %w", path, fileFault(path, err)), removeIfExists(temporary))
 		}
 	}()
 	if err := removeIfExists(temporary); err != nil {
@@ -36,7 +37,7 @@ func (a account) writeFile(path string, data []byte) (err error) {
 	if err := a.own(temporary); err != nil {
 		return err
 	}
-	if err := os.Rename(temporary, path); err != nil {
+	if err := a.effects.run("rename "+filepath.Base(temporary), func() error { return os.Rename(temporary, path) }); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(path))
@@ -45,15 +46,16 @@ func (a account) writeFile(path string, data []byte) (err error) {
 // makeDir makes a directory of the server's user. One that exists is left as it
 // is.
 func (a account) makeDir(path string, mode fs.FileMode) error {
+	defer a.effects.begin("make " + filepath.Base(path))()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // parents must be searchable by the server's user
-		return fmt.Errorf("make the parent of %s: %w", path, err)
+		return fmt.Errorf("make the parent of %s: %w", path, fileFault(filepath.Dir(path), err))
 	}
 	err := os.Mkdir(path, mode)
 	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("make directory %s: %w", path, err)
+		return fmt.Errorf("make directory %s: %w", path, fileFault(path, err))
 	}
 	if err := a.own(path); err != nil {
 		return fmt.Errorf("give directory %s to user %s: %w", path, a.name, err)
@@ -81,7 +83,8 @@ func removeIfExists(path string) error {
 }
 
 // removeDurably removes a file, if there is one, and makes that durable.
-func removeDurably(path string) error {
+func (a account) removeDurably(path string) error {
+	defer a.effects.begin("remove " + filepath.Base(path))()
 	err := os.Remove(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -110,8 +113,24 @@ func isEmptyDir(path string) (bool, error) {
 	return len(entries) == 0, err
 }
 
+// rename moves a directory, durably if both names lie in one.
+func (a account) rename(from, to string) error {
+	defer a.effects.begin("rename " + filepath.Base(from) + " to " + filepath.Base(to))()
+	if err := os.Rename(from, to); err != nil {
+		return fileFault(from, err)
+	}
+	return syncDir(filepath.Dir(to))
+}
+
+// removeAll removes a directory and everything in it.
+func (a account) removeAll(path string) error {
+	defer a.effects.begin("remove " + filepath.Base(path))()
+	return os.RemoveAll(path)
+}
+
 // emptyDir removes everything in a directory but not itself.
-func emptyDir(path string) error {
+func (a account) emptyDir(path string) error {
+	defer a.effects.begin("empty " + filepath.Base(path))()
 	entries, err := os.ReadDir(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -157,7 +176,7 @@ func (n note[T]) read() (value T, found bool, err error) {
 		return value, false, err
 	}
 	if err := json.Unmarshal(data, &value); err != nil {
-		return value, false, fmt.Errorf("read %s: %w", n.path, err)
+		return value, false, fmt.Errorf("read %s: %w: move it away if it is damaged, after a look at what it was for", n.path, err)
 	}
 	return value, true, nil
 }
@@ -170,4 +189,4 @@ func (n note[T]) write(value T) error {
 	return n.account.writeFile(n.path, append(data, '\n'))
 }
 
-func (n note[T]) remove() error { return removeDurably(n.path) }
+func (n note[T]) remove() error { return n.account.removeDurably(n.path) }

@@ -76,6 +76,9 @@ func (c *Controller) identify(ctx context.Context, up pg.Upstream) (remote pg.Re
 		return remote, nil
 	}
 	text, err := historyText(ctx, s, remote.Lineage.Timeline)
+	if sqlState(err) == stateUndefinedFile {
+		err = &pg.FaultError{Kind: pg.ErrNoHistory, Path: historyName(remote.Lineage.Timeline), Address: up.Address(), Err: err, Remedy: historyRemedy}
+	}
 	if err != nil {
 		return remote, err
 	}
@@ -98,7 +101,7 @@ func (c *Controller) greet(ctx context.Context, up pg.Upstream) (_ *session, rem
 		database: c.cfg.Database, sslMode: c.cfg.SSLMode,
 	}, map[string]string{"replication": "database", "application_name": "pghad", "search_path": "pg_catalog", "synchronous_commit": "local"})
 	if err != nil {
-		return nil, remote, err
+		return nil, remote, dialFault(up.Address(), err)
 	}
 	s := &session{conn}
 	if err := askSystem(ctx, s, &remote); err != nil {

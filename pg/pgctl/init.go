@@ -33,33 +33,7 @@ func (c *Controller) Init(ctx context.Context) error {
 }
 
 func (c *Controller) init(ctx context.Context) error {
-	if c.adopt() != nil {
-		return errors.New("a server runs on it")
-	}
-	if err := c.repair(); err != nil {
-		return err
-	}
-	left, interrupted, err := c.unfinishedNote().read()
-	if err != nil {
-		return err
-	}
-	if interrupted && left.Kind == unfinishedInit {
-		c.log.Warn("an interrupted initdb is begun anew")
-		if err := emptyDir(c.cfg.DataDir); err != nil {
-			return err
-		}
-	}
-	empty, err := isEmptyDir(c.cfg.DataDir)
-	if err != nil {
-		return err
-	}
-	if !empty {
-		return errors.New("it is not empty: move its content away if nobody needs it")
-	}
-	if err := c.cfg.account.makeDir(c.cfg.DataDir, 0o700); err != nil {
-		return err
-	}
-	if err := c.unfinishedNote().write(unfinished{Kind: unfinishedInit}); err != nil {
+	if err := c.beginInit(ctx, unfinishedInit); err != nil {
 		return err
 	}
 	if err := c.initdb(ctx); err != nil {
@@ -71,14 +45,14 @@ func (c *Controller) init(ctx context.Context) error {
 func (c *Controller) initdb(ctx context.Context) error {
 	args := append([]string{"-D", c.cfg.DataDir, "-U", c.cfg.Superuser, "--auth=reject"}, c.cfg.InitArgs...)
 	if _, err := c.run(ctx, "", "initdb", args...); err != nil {
-		return err
+		return toolFault(c.cfg.DataDir, "", err)
 	}
 	// The managed settings come before the first start already, so that the
 	// control file has the sizes that a standby is checked against.
 	if _, err := c.prepare(func(s *settings) { s.Upstream, s.GateOpen = pg.Upstream{}, false }); err != nil {
 		return err
 	}
-	if err := c.createRole(ctx); err != nil {
+	if err := c.createRole(ctx, true); err != nil {
 		return fmt.Errorf("create the replication role: %w", err)
 	}
 	control, err := c.readControlFile()
@@ -88,15 +62,15 @@ func (c *Controller) initdb(ctx context.Context) error {
 	if control.state != stateShutDown {
 		return errors.New("the standalone server that creates the replication role was not shut down cleanly")
 	}
-	return nil
+	return c.belong(control.systemID())
 }
 
 // createRole lets a standalone server make the replication role: no socket, no
 // postmaster, a clean shutdown at the end of its input. Functions are granted
-// per database; one that is made here is a copy of template1.
-func (c *Controller) createRole(ctx context.Context) error {
-	statements, database := c.roleStatements(), "postgres"
-	if c.cfg.Database != database {
+// per database; one that is made here, in a new cluster, is a copy of template1.
+func (c *Controller) createRole(ctx context.Context, fresh bool) error {
+	statements, database := c.roleStatements(), c.cfg.Database
+	if fresh && database != "postgres" {
 		statements = append(statements, "CREATE DATABASE "+quoteIdentifier(c.cfg.Database))
 		database = "template1"
 	}
@@ -114,17 +88,22 @@ func (c *Controller) createRole(ctx context.Context) error {
 	}
 	// With -j a statement ends with an empty line.
 	_, err := c.run(ctx, strings.Join(statements, ";\n\n")+";\n\n", "postgres", append(args, database)...)
-	return err
+	return toolFault(c.cfg.DataDir, "", err)
 }
 
-// roleStatements make the replication role.
+// roleStatements make the replication role, or give it its rights and password, and
+// the monitoring role.
 func (c *Controller) roleStatements() []string {
 	role := quoteIdentifier(c.cfg.ReplicationUser)
 	statements := []string{
-		"CREATE ROLE " + role + " LOGIN REPLICATION PASSWORD" + quoteLiteral(c.cfg.ReplicationPassword),
+		"DO $pghad$BEGIN CREATE ROLE " + role + "; EXCEPTION WHEN duplicate_object THEN NULL; END$pghad$",
+		"ALTER ROLE " + role + " LOGIN REPLICATION PASSWORD" + quoteLiteral(c.cfg.ReplicationPassword),
 	}
 	for _, function := range rewindFunctions {
 		statements = append(statements, "GRANT EXECUTE ON FUNCTION pg_catalog."+function+" TO "+role)
+	}
+	if c.cfg.MonitorUser != "" {
+		statements = append(statements, MonitoringRole(c.cfg.MonitorUser)...)
 	}
 	return statements
 }

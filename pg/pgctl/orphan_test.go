@@ -29,6 +29,11 @@ type order struct {
 	Work   string       `json:"work"` // a key of works
 	Up     pg.Upstream  `json:"up"`
 	Next   pg.Timeline  `json:"next"`
+	Backup pgctl.Backup `json:"backup"`
+	// KillAt, if set, is the effect before which the agent kills itself.
+	KillAt int `json:"kill_at"`
+	// KillRun, if set, is how long the first program runs before it does.
+	KillRun time.Duration `json:"kill_run"`
 }
 
 // say tells the parent how far the agent has come.
@@ -48,6 +53,17 @@ var works = map[string]func(context.Context, *pgctl.Controller, order) error{
 		_, err := c.Promote(ctx, warrant{}, o.Next)
 		return err
 	},
+	"init":  func(ctx context.Context, c *pgctl.Controller, _ order) error { return c.Init(ctx) },
+	"fence": func(ctx context.Context, c *pgctl.Controller, _ order) error { return c.Fence(ctx) },
+	"rewind": func(ctx context.Context, c *pgctl.Controller, o order) error {
+		_, err := c.Rewind(ctx, o.Up)
+		return err
+	},
+	"clone": func(ctx context.Context, c *pgctl.Controller, o order) error {
+		_, err := c.Clone(ctx, o.Up)
+		return err
+	},
+	"restore":   func(ctx context.Context, c *pgctl.Controller, o order) error { return c.Restore(ctx, o.Backup) },
 	"hold":      hold,
 	"lead-held": leadHeld,
 	"change": func(ctx context.Context, c *pgctl.Controller, _ order) error {
@@ -76,7 +92,10 @@ func beAgent(text string) {
 	err := json.Unmarshal([]byte(text), &o) //nolint:musttag // a test's own way to pass a Config
 	if err == nil {
 		var c *pgctl.Controller
+		effects, armed := deadly(o.KillAt, o.KillRun)
+		o.Config.Effects = effects
 		if c, err = pgctl.New(o.Config); err == nil {
+			armed.Store(true)
 			say("begun")
 			err = works[o.Work](context.Background(), c, o)
 		}

@@ -1,11 +1,16 @@
 package pgctl
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/pghad/pghad/pg"
 )
 
 // A parameter is managed in one of these ways.
@@ -20,7 +25,7 @@ const (
 // fixedParameters are written by the controller and refused from the user:
 // replication, lineage and access depend on them.
 var fixedParameters = []string{
-	"archive_recovery", "cluster_name", "config_file", "data_directory", "hba_file", "hot_standby", "ident_file",
+	"archive_command", "archive_library", "archive_mode", "archive_recovery", "cluster_name", "config_file", "data_directory", "hba_file", "hot_standby", "ident_file", "include", "include_dir", "include_if_exists",
 	"listen_addresses", "port", "primary_conninfo", "primary_slot_name", "promote_trigger_file", "recovery_target",
 	"recovery_target_action", "recovery_target_inclusive", "recovery_target_lsn", "recovery_target_name",
 	"recovery_target_time", "recovery_target_timeline", "recovery_target_xid", "restart_after_crash", "restore_command",
@@ -126,6 +131,9 @@ func (cfg *Config) checkParameters() error {
 		}
 		switch managementOf(name) {
 		case fixed:
+			if strings.HasPrefix(lower, "archive_") {
+				return fmt.Errorf("parameter %s is managed by this software, so that a primary which has lost its right archives nothing: set Archive instead", name)
+			}
 			return fmt.Errorf("parameter %s is managed by this software: remove it from the parameters", name)
 		case bounded:
 			if wrong := boundedParameters[lower].check(value); wrong != "" {
@@ -135,6 +143,35 @@ func (cfg *Config) checkParameters() error {
 		}
 	}
 	return nil
+}
+
+// tryParameters has PostgreSQL read the user's parameters, names and values: one
+// that it does not take would keep every later change from coming into force, and
+// the server from starting.
+func (c *Controller) tryParameters() error {
+	if len(c.cfg.Parameters) == 0 {
+		return nil
+	}
+	dir := c.statePath("try")
+	if err := c.cfg.account.makeDir(dir, 0o700); err != nil {
+		return err
+	}
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(c.cfg.Parameters)) {
+		b.WriteString(setting{name, c.cfg.Parameters[name]}.String())
+	}
+	if err := c.cfg.account.writeFile(filepath.Join(dir, mainFile), []byte(b.String())); err != nil {
+		return err
+	}
+	_, err := c.run(c.lifetime, "", "postgres", "-D", dir, "-C", "server_version")
+	if failed := (*toolError)(nil); errors.As(err, &failed) {
+		seen := err
+		if line := complaint(failed.output); line != "" {
+			seen = errors.New(line)
+		}
+		err = &pg.FaultError{Kind: pg.ErrParameter, Path: c.cfg.BinDir, Err: seen, Remedy: "correct Parameters"}
+	}
+	return errors.Join(err, os.RemoveAll(dir))
 }
 
 // setting is one line of postgresql.conf.

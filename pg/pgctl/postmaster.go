@@ -37,6 +37,11 @@ func (c *Controller) running() *postmaster {
 // spawn starts the postmaster; writable says that it will accept writes without
 // having been promoted.
 func (c *Controller) spawn(ctx context.Context, writable bool) (*postmaster, error) {
+	return c.spawnWith(ctx, c.runner, writable)
+}
+
+// spawnWith starts it by a runner, with more arguments.
+func (c *Controller) spawnWith(ctx context.Context, r runner, writable bool, more ...string) (*postmaster, error) {
 	logFile, err := c.openLog()
 	if err != nil {
 		return nil, err
@@ -46,12 +51,14 @@ func (c *Controller) spawn(ctx context.Context, writable bool) (*postmaster, err
 	if err != nil {
 		return nil, fmt.Errorf("open PostgreSQL's log: %w", err)
 	}
-	p, err := c.runner.start(ctx, order{
-		argv:     []string{filepath.Join(c.cfg.BinDir, "postgres"), "-D", c.cfg.DataDir},
+	started := c.cfg.Effects.begin("start postgres")
+	p, err := r.start(ctx, order{
+		argv:     append([]string{filepath.Join(c.cfg.BinDir, "postgres"), "-D", c.cfg.DataDir}, more...),
 		env:      c.env(),
 		log:      logFile,
 		writable: writable,
 	})
+	started()
 	if err != nil {
 		return nil, err
 	}
@@ -253,14 +260,19 @@ func (c *Controller) openLog() (*os.File, error) {
 	return f, nil
 }
 
-// lastMessage is what a server said last that explains its end.
-func (c *Controller) lastMessage(server *postmaster) string {
+// messages is what a server has said since it was started.
+func (c *Controller) messages(server *postmaster) string {
 	f, err := os.Open(c.statePath(logName))
 	if err != nil {
 		return ""
 	}
 	defer f.Close() //nolint:errcheck // read only
-	lines := strings.Split(strings.TrimSpace(readTail(f, server.log)), "\n")
+	return readTail(f, server.log)
+}
+
+// lastMessage is what a server said last that explains its end.
+func (c *Controller) lastMessage(server *postmaster) string {
+	lines := strings.Split(strings.TrimSpace(c.messages(server)), "\n")
 	for _, line := range lines { // the first fatal message is the cause, later ones follow from it
 		if strings.Contains(line, "FATAL:") || strings.Contains(line, "PANIC:") {
 			return line

@@ -80,6 +80,28 @@ func blockings(pid int) (uint64, error) {
 	return 0, fmt.Errorf("look at process %d: the kernel does not say how often it slept", pid)
 }
 
+// recoveringFile is the WAL file that recovery has reached, by the title that
+// PostgreSQL gives its startup process; "" if there is none.
+func recoveringFile(dataDir string) string {
+	pids, err := serverProcesses(dataDir)
+	if err != nil {
+		return ""
+	}
+	for _, pid := range pids {
+		title, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+		if err != nil || !bytes.HasPrefix(title, []byte("postgres: ")) {
+			continue
+		}
+		if _, file, ok := bytes.Cut(title, []byte("startup recovering ")); ok {
+			return string(bytes.Trim(file, " \x00"))
+		}
+	}
+	return ""
+}
+
+// dieWithParent makes a child end with the thread that starts it.
+func dieWithParent(attributes *syscall.SysProcAttr) { attributes.Pdeathsig = syscall.SIGKILL }
+
 // killGroup kills a process that leads a group, and the group.
 func killGroup(pid int) { _ = syscall.Kill(-pid, syscall.SIGKILL) } // it may be gone already
 

@@ -35,6 +35,13 @@ func blockings(int) (uint64, error) {
 	return uint64(time.Now().UnixMilli() / (2 * 100)), nil //nolint:gosec // a count that grows is all that is wanted
 }
 
+// recoveringFile cannot be known without a library of the system.
+func recoveringFile(string) string { return "" }
+
+// dieWithParent does nothing where the kernel does not offer it: the child holds the
+// controller's lock, and keeps the next one away until it has ended.
+func dieWithParent(*syscall.SysProcAttr) {}
+
 func killGroup(pid int) { _ = syscall.Kill(-pid, syscall.SIGKILL) } // it may be gone already
 
 func openPidfd(int) (*os.File, error) { return nil, nil } //nolint:nilnil // there is no such thing here

@@ -57,6 +57,9 @@ func (c *Controller) promote(ctx context.Context, warrant pg.Warrant, next pg.Ti
 	if next <= held.Timeline {
 		return pg.Promotion{}, fmt.Errorf("it holds WAL of timeline %d: the next one must be above", held.Timeline)
 	}
+	if err := c.forbidArchiving(); err != nil {
+		return pg.Promotion{}, err
+	}
 	if err := c.change(ctx, func(s *settings) { s.GateOpen = false }); err != nil {
 		return pg.Promotion{}, fmt.Errorf("close the gate: %w", err)
 	}
@@ -197,7 +200,8 @@ func (c *Controller) awaitPromotion(ctx context.Context) (pg.Timeline, error) {
 		var look promotionLook
 		err := c.withKept(ctx, func(s *session) (err error) {
 			if !asked {
-				if err := s.exec(ctx, "SELECT pg_promote(wait => false)"); err != nil {
+				ask := func() error { return s.exec(ctx, "SELECT pg_promote(wait => false)") }
+				if err := c.cfg.Effects.run("promote", ask); err != nil {
 					return err
 				}
 				asked = true
@@ -270,6 +274,9 @@ func (c *Controller) promoted(next pg.Timeline) (pg.Promotion, error) {
 	if err := c.placeholderNote().remove(); err != nil {
 		return pg.Promotion{}, err
 	}
+	if err := c.resendArchive(next, history); err != nil {
+		return pg.Promotion{}, err
+	}
 	c.sideWork.start(c.lifetime, func(ctx context.Context) {
 		if err := c.Checkpoint(ctx); err != nil && ctx.Err() == nil {
 			c.log.Warn("the checkpoint after a promotion has not ended: nobody can rewind from this server yet", "error", err.Error())
@@ -293,7 +300,9 @@ func (c *Controller) endSessions(ctx context.Context, what, query string, wait b
 		return err
 	}
 	defer session.close()
+	ended := c.cfg.Effects.begin("end sessions")
 	rows, err := session.rows(ctx, "SELECT pid, pg_terminate_backend(pid) FROM ("+query+") victims")
+	ended()
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/pghad/pghad/internal/timectx"
 	"github.com/pghad/pghad/pg"
@@ -34,7 +33,7 @@ func (c *Controller) Rewind(ctx context.Context, source pg.Upstream) (pg.Positio
 	return floor, nil
 }
 
-func (c *Controller) rewind(ctx context.Context, source pg.Upstream) (pg.Position, error) {
+func (c *Controller) rewind(ctx context.Context, source pg.Upstream) (_ pg.Position, err error) {
 	if left, found, err := c.unfinishedNote().read(); err != nil {
 		return pg.Position{}, err
 	} else if found && left.Copied && left.From == source.Address() {
@@ -52,8 +51,14 @@ func (c *Controller) rewind(ctx context.Context, source pg.Upstream) (pg.Positio
 		return pg.Position{}, err
 	}
 	if remote.SystemID != disk.SystemID {
-		return pg.Position{}, fmt.Errorf("the source is of system %s and the data of %s: %w", remote.SystemID, disk.SystemID, pg.ErrRewindImpossible)
+		return pg.Position{}, fmt.Errorf("%w: %w", pg.ErrRewindImpossible, c.foreign(disk.SystemID, remote.SystemID, source))
 	}
+	over, err := c.attempt(copyRewind)
+	if err != nil {
+		return pg.Position{}, err
+	}
+	defer func() { err = errors.Join(err, over(ctx, err)) }()
+	defer c.copies.begin(pg.Copying{How: copyRewind, From: source.Address(), Since: c.clock.Now()})()
 	if err := c.runRewind(ctx, source, "--dry-run"); err != nil {
 		return pg.Position{}, err
 	}
@@ -103,7 +108,7 @@ func (c *Controller) beginRebuild(ctx context.Context) (pg.OnDisk, error) {
 	if err := c.removePlaceholdersIfAny(); err != nil {
 		return pg.OnDisk{}, err
 	}
-	return c.onDisk(ctx)
+	return c.onDisk()
 }
 
 // removePlaceholdersIfAny is removePlaceholders for a directory that may have no
@@ -146,12 +151,15 @@ func (c *Controller) sourceConninfo(source pg.Upstream, database string) string 
 }
 
 func (c *Controller) runRewind(ctx context.Context, source pg.Upstream, more ...string) error {
-	args := append([]string{"-D", c.cfg.DataDir, "--source-server=" + c.sourceConninfo(source, c.cfg.Database), "--no-ensure-shutdown"}, more...)
-	_, err := c.run(ctx, "", "pg_rewind", args...)
+	args := append([]string{
+		filepath.Join(c.cfg.BinDir, "pg_rewind"), "-D", c.cfg.DataDir, "--source-server=" + c.sourceConninfo(source, c.cfg.Database),
+		"--no-ensure-shutdown", "--progress",
+	}, more...)
+	_, err := c.runTool(ctx, tool{argv: args, line: c.copies.line})
 	if failed := (*toolError)(nil); errors.As(err, &failed) && hopeless(failed.output) {
-		return fmt.Errorf("%w: %w", pg.ErrRewindImpossible, err)
+		return fmt.Errorf("%w: %w", pg.ErrRewindImpossible, toolFault(c.cfg.DataDir, source.Address(), err))
 	}
-	return err
+	return toolFault(c.cfg.DataDir, source.Address(), err)
 }
 
 // hopeless reports whether pg_rewind has said that it cannot help: lineages
@@ -165,6 +173,7 @@ func hopeless(output string) bool {
 		"clusters are not compatible with this version of pg_rewind",
 		"target server needs to use either data checksums or",
 		"requested WAL segment",
+		".history\"",
 	} {
 		if strings.Contains(output, sign) {
 			return true
@@ -210,7 +219,7 @@ func (c *Controller) saveOwnFiles() error {
 		return err
 	}
 	for _, name := range ownFiles {
-		if err := removeDurably(c.statePath("own." + name)); err != nil {
+		if err := c.cfg.account.removeDurably(c.statePath("own." + name)); err != nil {
 			return err
 		}
 		if err := c.cfg.account.copyFile(c.statePath("own."+name), c.dataPath(name)); err != nil {
@@ -232,7 +241,7 @@ func (c *Controller) restoreOwnFiles() error {
 	main := c.dataPath(mainFile)
 	if text, err := os.ReadFile(main); err == nil && !strings.HasPrefix(string(text), generatedBy) { //nolint:gosec // a file of the configured directories
 		if there, err := exists(c.statePath("own." + baseFile)); err == nil && there {
-			return removeDurably(main)
+			return c.cfg.account.removeDurably(main)
 		}
 	}
 	return nil
@@ -241,175 +250,9 @@ func (c *Controller) restoreOwnFiles() error {
 // dropOwnFiles forgets what saveOwnFiles has kept.
 func (c *Controller) dropOwnFiles() error {
 	for _, name := range ownFiles {
-		if err := removeDurably(c.statePath("own." + name)); err != nil {
+		if err := c.cfg.account.removeDurably(c.statePath("own." + name)); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// Clone implements ha.Rebuilder. The old data stays in place until the copy is
-// complete; a clone that is interrupted before that is undone at the next
-// operation.
-func (c *Controller) Clone(ctx context.Context, source pg.Upstream) (pg.Position, error) {
-	ctx, done, err := c.begin(ctx, "clone")
-	if err != nil {
-		return pg.Position{}, err
-	}
-	defer done()
-	floor, err := c.clone(ctx, source)
-	if err != nil {
-		return pg.Position{}, fmt.Errorf("clone %s: %w", source.Address(), err)
-	}
-	return floor, nil
-}
-
-func (c *Controller) clone(ctx context.Context, source pg.Upstream) (floor pg.Position, err error) {
-	journal, err := c.beginClone(ctx, source)
-	if err != nil {
-		return floor, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, c.repair())
-		}
-	}()
-	if err := c.cfg.account.makeDir(c.newDir(), 0o700); err != nil {
-		return floor, err
-	}
-	_, err = c.run(ctx, "", "pg_basebackup", "-D", c.newDir(), "-d", c.sourceConninfo(source, ""), "-X", "stream", "-c", "fast", "-w")
-	if err != nil {
-		return floor, err
-	}
-	if err := c.copyHistories(ctx, source); err != nil {
-		return floor, err
-	}
-	if floor, err = c.floor(ctx, source); err != nil {
-		return floor, err
-	}
-	return floor, c.swap(journal)
-}
-
-// copyHistories fetches the history files that the source has and a base backup
-// leaves out: a standby on an older timeline that will follow this server asks
-// for each between its own and the newest.
-func (c *Controller) copyHistories(ctx context.Context, source pg.Upstream) error {
-	s, newest, err := c.greet(ctx, source)
-	if err != nil {
-		return fmt.Errorf("fetch the histories of timelines: %w", err)
-	}
-	defer s.close()
-	for timeline := pg.Timeline(2); timeline <= newest.Lineage.Timeline; timeline++ {
-		path := filepath.Join(c.newDir(), "pg_wal", historyName(timeline))
-		if there, err := exists(path); err != nil || there {
-			if err != nil {
-				return err
-			}
-			continue
-		}
-		text, err := historyText(ctx, s, timeline)
-		if sqlState(err) == stateUndefinedFile {
-			continue // it was a copy itself once
-		}
-		if err != nil {
-			return err
-		}
-		if err := c.cfg.account.writeFile(path, []byte(text)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-const stateUndefinedFile = "58P01"
-
-// beginClone checks what a clone needs and writes its journal.
-func (c *Controller) beginClone(ctx context.Context, source pg.Upstream) (journal cloning, err error) {
-	if c.adopt() != nil {
-		return journal, errors.New("the server runs: stop it first")
-	}
-	if err := c.drain(ctx); err != nil {
-		return journal, err
-	}
-	if err := c.repair(); err != nil {
-		return journal, err
-	}
-	for _, dir := range []string{c.newDir(), c.oldDir()} {
-		if there, err := exists(dir); err != nil || there {
-			return journal, errors.Join(fmt.Errorf("%s is in the way: move it away", dir), err)
-		}
-	}
-	if err := c.mustBeMovable(); err != nil {
-		return journal, err
-	}
-	empty, err := isEmptyDir(c.cfg.DataDir)
-	if err != nil {
-		return journal, err
-	}
-	keep := c.saveOwnFiles
-	if empty {
-		keep = c.dropOwnFiles
-	}
-	if err := keep(); err != nil {
-		return journal, err
-	}
-	there, err := exists(c.cfg.DataDir)
-	if err != nil {
-		return journal, err
-	}
-	journal = cloning{Phase: cloneCopying, From: source.Address(), HadData: there}
-	return journal, c.cloneNote().write(journal)
-}
-
-// mustBeMovable refuses a data directory that cannot be swapped by renames.
-func (c *Controller) mustBeMovable() error {
-	var data, parent syscall.Stat_t
-	if err := syscall.Stat(filepath.Dir(c.cfg.DataDir), &parent); err != nil && !errors.Is(err, syscall.ENOENT) {
-		return fmt.Errorf("parent of %s: %w", c.cfg.DataDir, err)
-	}
-	link, err := os.Lstat(c.cfg.DataDir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := syscall.Stat(c.cfg.DataDir, &data); err != nil {
-		return fmt.Errorf("data directory %s: %w", c.cfg.DataDir, err)
-	}
-	if link.Mode()&os.ModeSymlink != 0 || data.Dev != parent.Dev {
-		return fmt.Errorf("data directory %s is a mount point or a link, so a copy beside it cannot take its place: make DataDir a directory below it", c.cfg.DataDir)
-	}
-	return nil
-}
-
-// swap puts the finished copy in the place of the old data.
-func (c *Controller) swap(journal cloning) error {
-	journal.Phase = cloneSwapping
-	if err := c.cloneNote().write(journal); err != nil {
-		return err
-	}
-	if journal.HadData {
-		if err := os.Rename(c.cfg.DataDir, c.oldDir()); err != nil {
-			return fmt.Errorf("move the old data aside: %w", err)
-		}
-	}
-	if err := os.Rename(c.newDir(), c.cfg.DataDir); err != nil {
-		return fmt.Errorf("put the copy in place: %w", err)
-	}
-	if err := syncDir(filepath.Dir(c.cfg.DataDir)); err != nil {
-		return err
-	}
-	if err := c.takePossession(); err != nil {
-		return err
-	}
-	journal.Phase = cloneRemoving
-	if err := c.cloneNote().write(journal); err != nil {
-		return err
-	}
-	// From here on the new data is what counts, whatever happens to the old.
-	if err := c.finishClone(); err != nil {
-		c.log.Warn("a finished clone is cleared up later", "error", err.Error())
 	}
 	return nil
 }

@@ -23,9 +23,9 @@ func chownLike(path string, like os.FileInfo) error {
 }
 
 // diverge makes a primary and a promoted standby with different rows.
-func diverge(t *testing.T) (old, promoted *node) {
+func diverge(t *testing.T, edit ...func(*pgctl.Config)) (old, promoted *node) {
 	t.Helper()
-	a := newPrimary(t, "a")
+	a := newPrimary(t, "a", edit...)
 	b := newStandby(t, "b", a)
 	require.NoError(t, b.Fence(b.ctx()))
 	a.sql("INSERT INTO t SELECT generate_series(1, 1000)")
@@ -142,10 +142,12 @@ func TestCloneKeepsWhatIsOwn(t *testing.T) {
 	require.Equal(t, "b", status.Receiver.Slot)
 	require.Equal(t, a.cfg.Port, status.Receiver.Port)
 	require.Equal(t, "5MB", b.sql("SHOW work_mem"))
-	senders := a.status().Senders
-	require.Len(t, senders, 1)
-	require.Equal(t, "b.1", senders[0].Name)
-	require.NotZero(t, senders[0].Flush)
+	a.await("the walsender says what it hears", func() bool {
+		senders := a.status().Senders
+		require.Len(t, senders, 1)
+		require.Equal(t, "b.1", senders[0].Name)
+		return senders[0].Flush != 0
+	})
 	require.NoDirExists(t, b.cfg.DataDir+".new")
 	require.NoDirExists(t, b.cfg.DataDir+".old")
 

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -37,16 +39,31 @@ var ownSettings = map[string]string{
 	"client_encoding":                     "UTF8",
 }
 
+// settingsOf are ownSettings, for another role than the superuser without those that
+// it may not set.
+func settingsOf(superuser bool) map[string]string {
+	if superuser {
+		return ownSettings
+	}
+	settings := maps.Clone(ownSettings)
+	maps.DeleteFunc(settings, func(name, _ string) bool { return strings.HasPrefix(name, "log_") })
+	return settings
+}
+
 // connect opens a new session on the local server, as superuser over the unix
 // socket.
 func (c *Controller) connect(ctx context.Context) (*session, error) {
+	return c.connectAs(ctx, c.cfg.Superuser)
+}
+
+func (c *Controller) connectAs(ctx context.Context, user string) (*session, error) {
 	ctx, cancel := timectx.With(ctx, c.clock, c.cfg.ConnectTimeout, "connection to the local PostgreSQL")
 	defer cancel()
 	conn, err := dial(ctx, address{
-		host: c.cfg.SocketDir, port: c.cfg.Port, user: c.cfg.Superuser, database: c.cfg.Database, sslMode: "disable",
-	}, ownSettings)
+		host: c.cfg.SocketDir, port: c.cfg.Port, user: user, database: c.cfg.Database, sslMode: "disable",
+	}, settingsOf(user == c.cfg.Superuser))
 	if err != nil {
-		return nil, err
+		return nil, c.localFault(err)
 	}
 	return &session{conn}, nil
 }
@@ -145,33 +162,73 @@ func because(ctx context.Context, err error) error {
 	return err
 }
 
-// keptSession is the session that Status asks in one round trip, opened when
-// needed and dropped at the first error.
+// keptSession is a session that is kept from one question to the next, opened when
+// needed and dropped at the first error. Status asks in one round trip on it.
 type keptSession struct {
+	user    string
 	turn    chan struct{} // holds a token while the session is used
 	session *session
 	server  *postmaster // whose it is
 }
 
-func newKeptSession() keptSession { return keptSession{turn: make(chan struct{}, 1)} }
+func newKeptSession(user string) keptSession {
+	return keptSession{user: user, turn: make(chan struct{}, 1)}
+}
 
-// withKept runs work on the kept session.
+// withKept runs work on the superuser's kept session.
 func (c *Controller) withKept(ctx context.Context, work func(*session) error) error {
+	return c.with(ctx, &c.kept, work)
+}
+
+// withWatch runs work on the kept session of Config.MonitorUser. While the server
+// does not admit that role, or has not granted it what Status reads, it is the
+// superuser's: a server that is well must not look as if it were not.
+func (c *Controller) withWatch(ctx context.Context, work func(*session) error) error {
+	if c.watch.user == "" {
+		return c.withKept(ctx, work)
+	}
+	server := c.running()
+	if c.unwatched(server) {
+		return c.withKept(ctx, work)
+	}
+	err := c.with(ctx, &c.watch, work)
+	if state := sqlState(err); state != stateNotAdmitted && state != stateNotGranted {
+		return err
+	}
+	c.mu.Lock()
+	c.unwatch = server
+	c.mu.Unlock()
+	c.log.Warn("the monitoring role cannot be used, and the superuser asks instead: run the statements of MonitoringRole",
+		"role", c.watch.user, "error", err.Error())
+	return c.withKept(ctx, work)
+}
+
+// unwatched reports whether a server has turned the monitoring role down.
+func (c *Controller) unwatched(server *postmaster) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return server != nil && c.unwatch == server
+}
+
+const stateNotGranted = "42501"
+
+// with runs work on a kept session.
+func (c *Controller) with(ctx context.Context, kept *keptSession, work func(*session) error) error {
 	select {
-	case c.kept.turn <- struct{}{}:
+	case kept.turn <- struct{}{}:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	defer func() { <-c.kept.turn }()
+	defer func() { <-kept.turn }()
 	if c.lifetime.Err() != nil {
 		return errClosed
 	}
 	server := c.running()
-	if c.kept.session != nil && (c.kept.server != server || c.kept.session.conn.IsClosed()) {
-		c.kept.drop()
+	if kept.session != nil && (kept.server != server || kept.session.conn.IsClosed()) {
+		kept.drop()
 	}
-	if c.kept.session == nil {
-		session, err := c.connect(ctx)
+	if kept.session == nil {
+		session, err := c.connectAs(ctx, kept.user)
 		if err != nil {
 			return err
 		}
@@ -179,11 +236,11 @@ func (c *Controller) withKept(ctx context.Context, work func(*session) error) er
 			session.close()
 			return because(ctx, err)
 		}
-		c.kept.session, c.kept.server = session, server
+		kept.session, kept.server = session, server
 	}
-	err := work(c.kept.session)
+	err := work(kept.session)
 	if err != nil {
-		c.kept.drop()
+		kept.drop()
 	}
 	return err
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/pghad/pghad/pg"
 )
@@ -101,6 +103,13 @@ func (c *Controller) launch(ctx context.Context, edit func(*settings), warrant p
 	if err := c.checkComplete(); err != nil {
 		return err
 	}
+	disk, err := c.onDisk()
+	if err != nil {
+		return err
+	}
+	if err := c.belong(disk.SystemID); err != nil {
+		return err
+	}
 	if err := c.drain(ctx); err != nil {
 		return err
 	}
@@ -108,6 +117,9 @@ func (c *Controller) launch(ctx context.Context, edit func(*settings), warrant p
 		return err
 	}
 	if _, err := c.removePlaceholders(); err != nil {
+		return err
+	}
+	if err := c.forbidArchiving(); err != nil {
 		return err
 	}
 	if err := c.placeSignal(warrant == nil); err != nil {
@@ -132,12 +144,12 @@ func (c *Controller) launch(ctx context.Context, edit func(*settings), warrant p
 
 // placeSignal makes the data start as a standby, or not.
 func (c *Controller) placeSignal(standby bool) error {
-	if err := removeDurably(c.dataPath("recovery.signal")); err != nil {
+	if err := c.cfg.account.removeDurably(c.dataPath("recovery.signal")); err != nil {
 		return err
 	}
 	path := c.dataPath(signalFile)
 	if !standby {
-		return removeDurably(path)
+		return c.cfg.account.removeDurably(path)
 	}
 	there, err := exists(path)
 	if err != nil || there {
@@ -159,9 +171,12 @@ func check(warrant pg.Warrant) error {
 	return nil
 }
 
-// awaitReady waits until the server admits the controller.
+// awaitReady waits until the server admits the controller. Starting takes as long as
+// recovery takes; but a server that is up and turns the controller down for a reason
+// that stays has ReloadTimeout to think better of it.
 func (c *Controller) awaitReady(ctx context.Context, server *postmaster, warrant pg.Warrant) error {
 	var last error
+	var refused time.Time
 	for {
 		if err := check(warrant); err != nil {
 			return errors.Join(err, c.stop(context.WithoutCancel(ctx), pg.StopImmediate))
@@ -170,13 +185,18 @@ func (c *Controller) awaitReady(ctx context.Context, server *postmaster, warrant
 			if last = c.admits(ctx, warrant != nil); last == nil {
 				return nil
 			}
+			switch now := c.clock.Now(); {
+			case !isRefusal(last):
+				refused = time.Time{}
+			case refused.IsZero():
+				refused = now
+			case now.Sub(refused) >= c.cfg.ReloadTimeout:
+				return c.turnedDown(ctx, last, warrant)
+			}
 		}
 		select {
 		case <-server.gone:
-			if message := c.lastMessage(server); message != "" {
-				return fmt.Errorf("it has exited: %s", message)
-			}
-			return fmt.Errorf("it has exited without a word: see %s", c.logPlace())
+			return c.exitError(server)
 		default:
 		}
 		if err := c.pause(ctx); err != nil {
@@ -190,6 +210,27 @@ func (c *Controller) awaitReady(ctx context.Context, server *postmaster, warrant
 			return fmt.Errorf("it is still in recovery or starting: %w", err)
 		}
 	}
+}
+
+// isRefusal reports whether a server has turned a session down for another reason
+// than that it is starting or stopping.
+func isRefusal(err error) bool {
+	const operatorIntervention = "57"
+	state := sqlState(err)
+	return state != "" && !strings.HasPrefix(state, operatorIntervention)
+}
+
+// turnedDown gives a server up that runs and does not admit the controller. A
+// primary is stopped: nobody could say what it does.
+func (c *Controller) turnedDown(ctx context.Context, err error, warrant pg.Warrant) error {
+	if s, ok := find(err.Error(), diskSigns); ok {
+		err = &pg.FaultError{Kind: s.kind, Path: c.cfg.DataDir, Err: err, Remedy: s.remedy}
+	}
+	err = fmt.Errorf("it runs and does not admit the controller: %w", err)
+	if warrant != nil {
+		err = errors.Join(err, c.stop(context.WithoutCancel(ctx), pg.StopImmediate))
+	}
+	return err
 }
 
 // admits opens the kept session. On a primary it also waits for the

@@ -24,15 +24,16 @@ type settings struct {
 // unfinished says that the data directory is being made or changed in place,
 // and is not to be started until that has ended.
 type unfinished struct {
-	Kind string `json:"kind"` // unfinishedInit, unfinishedRewind
+	Kind string `json:"kind"` // unfinishedInit, unfinishedRestore, unfinishedRewind
 	From string `json:"from,omitempty"`
 	// Copied says that a rewind is complete but for its floor.
 	Copied bool `json:"copied,omitempty"`
 }
 
 const (
-	unfinishedInit   = "init"
-	unfinishedRewind = "rewind"
+	unfinishedInit    = "init"
+	unfinishedRestore = "restore"
+	unfinishedRewind  = "rewind"
 )
 
 // cloning is the journal of a clone. Until phase removing the old data is what
@@ -55,6 +56,36 @@ const (
 type placeholders struct {
 	Next  pg.Timeline `json:"next"`
 	Files []string    `json:"files"`
+}
+
+// identity is whose data this state directory belongs to.
+type identity struct {
+	SystemID string `json:"system_id"`
+}
+
+func (c *Controller) identityNote() note[identity] {
+	return note[identity]{c.cfg.account, c.statePath("identity.json")}
+}
+
+// mustBeOurs refuses a system that is not the one that this state directory was
+// used for before.
+func (c *Controller) mustBeOurs(systemID, place string) error {
+	known, found, err := c.identityNote().read()
+	if err != nil || !found || known.SystemID == systemID {
+		return err
+	}
+	return &pg.FaultError{
+		Kind: pg.ErrForeign, Path: place, Err: fmt.Errorf("it is of system %s, and the data here was of %s", systemID, known.SystemID),
+		Remedy: "set DataDir and StateDir to those of one server, or remove " + c.identityNote().path + " if the change is meant",
+	}
+}
+
+// belong notes whose data this is from now on.
+func (c *Controller) belong(systemID string) error {
+	if known, found, err := c.identityNote().read(); err == nil && found && known.SystemID == systemID {
+		return nil
+	}
+	return c.identityNote().write(identity{SystemID: systemID})
 }
 
 func (c *Controller) settingsNote() note[settings] {
@@ -166,13 +197,11 @@ func (c *Controller) undoSwap(journal cloning) error {
 	}
 	if journal.Phase == cloneSwapping && (oldThere || !journal.HadData) {
 		// Whatever stands at DataDir now is the copy.
-		if err := os.RemoveAll(c.cfg.DataDir); err != nil {
+		if err := c.cfg.account.removeAll(c.cfg.DataDir); err != nil {
 			return err
 		}
 		if oldThere {
-			if err := os.Rename(c.oldDir(), c.cfg.DataDir); err != nil {
-				return err
-			}
+			return c.cfg.account.rename(c.oldDir(), c.cfg.DataDir)
 		}
 	}
 	return syncDir(filepath.Dir(c.cfg.DataDir))
@@ -193,7 +222,7 @@ func (c *Controller) finishClone() error {
 // removeClone removes the directories that a clone leaves beside the data
 // directory, and its journal last.
 func (c *Controller) removeClone() error {
-	err := errors.Join(os.RemoveAll(c.newDir()), os.RemoveAll(c.oldDir()))
+	err := errors.Join(c.cfg.account.removeAll(c.newDir()), c.cfg.account.removeAll(c.oldDir()))
 	if err != nil {
 		return fmt.Errorf("remove what a clone left beside %s: %w", c.cfg.DataDir, err)
 	}
@@ -203,20 +232,27 @@ func (c *Controller) removeClone() error {
 func (c *Controller) newDir() string { return c.cfg.DataDir + ".new" }
 func (c *Controller) oldDir() string { return c.cfg.DataDir + ".old" }
 
-// checkComplete refuses data that must not be started: pg.ErrNoData,
-// pg.ErrIncompleteCopy, or another version's.
+// checkComplete refuses data that must not be started: pg.ErrNoData, pg.ErrNotData,
+// pg.ErrIncompleteCopy, pg.ErrForeign, another version's or another user's.
 func (c *Controller) checkComplete() error {
 	if left, found, err := c.unfinishedNote().read(); err != nil {
 		return err
 	} else if found {
 		remedy := "clone it from another server"
-		if left.Kind == unfinishedInit {
-			remedy = "run init again"
+		if left.Kind != unfinishedRewind {
+			remedy = "run " + left.Kind + " again"
 		}
-		return fmt.Errorf("data directory %s, %s was interrupted: %w: %s", c.cfg.DataDir, left.Kind, pg.ErrIncompleteCopy, remedy)
+		return &pg.FaultError{Kind: pg.ErrIncompleteCopy, Path: c.cfg.DataDir, Err: errors.New(left.Kind + " was interrupted"), Remedy: remedy}
 	}
 	if _, err := majorOfData(c.cfg.DataDir); err != nil {
 		return err
 	}
-	return c.cfg.checkData()
+	if err := c.cfg.checkData(); err != nil {
+		return err
+	}
+	control, err := c.readControlFile()
+	if err != nil {
+		return nil //nolint:nilerr // who needs it says what is wrong with it
+	}
+	return c.mustBeOurs(control.systemID(), c.cfg.DataDir)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -123,18 +124,44 @@ func (c *Controller) Status(ctx context.Context) (pg.Status, error) {
 		if c.running() != server {
 			return c.absentStatus(ctx, c.processStatus()) // it has ended meanwhile
 		}
-		status.Health = pg.HealthUnknown
+		c.silent(&status, server)
 		status.Err = err.Error()
 		if sqlState(err) == stateCannotConnectNow && status.Process == pg.ProcessRunning {
 			status.Process = pg.ProcessStarting
 		}
+		status.Recovering = recoveringFile(c.cfg.DataDir)
 		return status, nil
 	}
+	status.AnsweredAt = c.clock.Now()
+	c.answered()
 	status.Health = pg.HealthAlive
 	if status.Process == pg.ProcessStarting {
 		status.Process = pg.ProcessRunning
 	}
 	return status, c.fill(&status, row)
+}
+
+// silent notes that a server has not answered, and since when.
+func (c *Controller) silent(status *pg.Status, server *postmaster) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.silence.server != server || c.silence.since.IsZero() {
+		c.silence = silence{server, status.SampledAt}
+	}
+	status.Health, status.UnknownSince = pg.HealthUnknown, c.silence.since
+}
+
+// answered ends a silence.
+func (c *Controller) answered() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.silence = silence{}
+}
+
+// silence is when a server was asked first that has not answered since.
+type silence struct {
+	server *postmaster // nil with since set: what is left of one without a postmaster
+	since  time.Time
 }
 
 // mayAskAgain: a kept session may have ended with an earlier server or by an
@@ -147,7 +174,7 @@ func (c *Controller) mayAskAgain(err error) bool {
 func (c *Controller) askStatus(ctx context.Context) (row statusRow, err error) {
 	ctx, cancel := c.short(ctx, "status of the local PostgreSQL")
 	defer cancel()
-	err = c.withKept(ctx, func(s *session) error {
+	err = c.withWatch(ctx, func(s *session) error {
 		result := s.conn.ExecPrepared(ctx, statusStatement, nil, nil, nil).Read()
 		if result.Err != nil {
 			return because(ctx, result.Err)
@@ -206,10 +233,11 @@ func (c *Controller) absentStatus(ctx context.Context, status pg.Status) (pg.Sta
 			return status, err
 		}
 		if len(left) == 0 {
+			c.answered()
 			return status, nil
 		}
 		if c.pause(wait) != nil {
-			status.Health = pg.HealthUnknown
+			c.silent(&status, nil)
 			status.Err = fmt.Sprintf("the postmaster has ended, %d of its processes have not", len(left))
 			return status, nil
 		}
@@ -291,23 +319,21 @@ func (c *Controller) OnDisk(ctx context.Context) (pg.OnDisk, error) {
 			return pg.OnDisk{}, err
 		}
 	}
-	return c.onDisk(ctx)
+	return c.onDisk()
 }
 
-func (c *Controller) onDisk(ctx context.Context) (pg.OnDisk, error) {
+func (c *Controller) onDisk() (pg.OnDisk, error) {
 	if err := c.checkComplete(); err != nil {
 		return pg.OnDisk{}, err
 	}
-	output, err := c.run(ctx, "", "pg_controldata", "-D", c.cfg.DataDir)
+	control, err := c.readControlFile()
+	if errors.Is(err, os.ErrNotExist) {
+		err = &pg.FaultError{Kind: pg.ErrCorrupt, Path: c.cfg.DataDir, Err: err, Remedy: cloneRemedy}
+	}
 	if err != nil {
 		return pg.OnDisk{}, fmt.Errorf("look at the data directory: %w", err)
 	}
-	control := parseControlData(output)
-	disk := pg.OnDisk{SystemID: control["Database system identifier"], State: control["Database cluster state"]}
-	if disk.SystemID == "" || disk.State == "" {
-		return pg.OnDisk{}, fmt.Errorf("look at the data directory: pg_controldata does not say its identifier and state: %s", lastLine(output))
-	}
-	disk.Clean = disk.State == "shut down" || disk.State == "shut down in recovery"
+	disk := pg.OnDisk{SystemID: control.systemID(), State: control.stateName(), Clean: control.clean()}
 	if disk.Version, err = majorOfData(c.cfg.DataDir); err != nil {
 		return pg.OnDisk{}, err
 	}
@@ -315,30 +341,48 @@ func (c *Controller) onDisk(ctx context.Context) (pg.OnDisk, error) {
 	return disk, err
 }
 
-// parseControlData reads the lines "name: value" of pg_controldata.
-func parseControlData(output string) map[string]string {
-	values := make(map[string]string)
-	for line := range strings.Lines(output) {
-		if name, value, ok := strings.Cut(line, ":"); ok {
-			values[strings.TrimSpace(name)] = strings.TrimSpace(value)
-		}
-	}
-	return values
-}
-
 // SelfCheck implements ha.Observer. The message is transactional, so it is a
 // commit of its own that waits for the local flush and for nobody's
-// acknowledgement.
+// acknowledgement. It takes a new session, which a stopped postmaster does not give,
+// and has Config.SelfCheckTimeout. One that hangs, as on a frozen disk, leaves its
+// server process behind until the disk goes on; until then the next ones fail at
+// once and leave no others.
 func (c *Controller) SelfCheck(ctx context.Context) error {
-	session, err := c.newSession(ctx, "self-check")
+	if err := c.selfCheck(ctx); err != nil {
+		return fmt.Errorf("self-check: %w", err)
+	}
+	return nil
+}
+
+func (c *Controller) selfCheck(ctx context.Context) error {
+	c.mu.Lock()
+	hung := c.hung
+	c.mu.Unlock()
+	if hung.pid != 0 && isServerProcess(hung.pid, c.cfg.DataDir) {
+		return fmt.Errorf("the one that began at %s has not come back: process %d of the server hangs", hung.since.Format(time.RFC3339), hung.pid)
+	}
+	ctx, cancel := timectx.With(ctx, c.clock, c.cfg.SelfCheckTimeout, "write of the local PostgreSQL")
+	defer cancel()
+	begun := hungCheck{since: c.clock.Now()}
+	session, err := c.newSession(ctx, "new session")
 	if err != nil {
 		return err
 	}
 	defer session.close()
-	if err := session.exec(ctx, "SELECT pg_logical_emit_message(true, 'pghad', 'self-check')"); err != nil {
-		return fmt.Errorf("self-check: %w", err)
+	err = session.exec(ctx, "SELECT pg_logical_emit_message(true, 'pghad', 'self-check')")
+	if err != nil && ctx.Err() != nil {
+		begun.pid = int(session.conn.PID())
 	}
-	return nil
+	c.mu.Lock()
+	c.hung = begun
+	c.mu.Unlock()
+	return err
+}
+
+// hungCheck is a self-check that was given up.
+type hungCheck struct {
+	pid   int // of its server process; 0: none
+	since time.Time
 }
 
 // newSession opens a session for an operation; pg.ErrNotRunning without a

@@ -70,7 +70,10 @@ func (c *Controller) signalStop(mode pg.StopMode) error {
 	if server == nil {
 		return nil
 	}
-	return server.stop(mode)
+	if mode == pg.StopFast {
+		c.forbidSoon()
+	}
+	return c.cfg.Effects.run("stop "+string(mode), func() error { return server.stop(mode) })
 }
 
 // awaitKilled waits until no process is left, with SIGKILL after KillAfter or

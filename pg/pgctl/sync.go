@@ -108,70 +108,6 @@ func (c *Controller) Checkpoint(ctx context.Context) error {
 	return nil
 }
 
-// EnsureSlots implements ha.SlotKeeper.
-func (c *Controller) EnsureSlots(ctx context.Context, slots []pg.Slot) error {
-	if len(slots) == 0 {
-		return nil
-	}
-	ctx, done, err := c.begin(ctx, "keep replication slots")
-	if err != nil {
-		return err
-	}
-	defer done()
-	session, err := c.newSession(ctx, "keep replication slots")
-	if err != nil {
-		return err
-	}
-	defer session.close()
-	rows, err := session.rows(ctx, `SELECT slot_name, slot_type, active, coalesce(restart_lsn, '0/0'),
- CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE pg_current_wal_flush_lsn() END FROM pg_replication_slots`)
-	if err != nil {
-		return fmt.Errorf("keep replication slots: %w", err)
-	}
-	there := make(map[string][]string)
-	for _, row := range rows {
-		there[row[0]] = row
-	}
-	for _, slot := range slots {
-		if err := ensureSlot(ctx, session, slot, there[slot.Name]); err != nil {
-			return fmt.Errorf("replication slot %s: %w", slot.Name, err)
-		}
-	}
-	return nil
-}
-
-// ensureSlot creates or advances one slot; row is what there is, nil for none.
-func ensureSlot(ctx context.Context, s *session, slot pg.Slot, row []string) error {
-	if row == nil {
-		return s.exec(ctx, "SELECT pg_create_physical_replication_slot("+quoteLiteral(slot.Name)+", true)")
-	}
-	if row[1] != "physical" {
-		return fmt.Errorf("there is a %s slot of this name: drop it, or give the member another slot", row[1])
-	}
-	if row[2] == "t" || slot.Advance == 0 {
-		return nil
-	}
-	kept, err := pg.ParseLSN(row[3])
-	if err != nil {
-		return err
-	}
-	limit, err := pg.ParseLSN(row[4])
-	if err != nil {
-		return err
-	}
-	target := min(slot.Advance, limit)
-	if kept == 0 || target <= kept {
-		return nil // lost to max_slot_wal_keep_size, or far enough
-	}
-	err = s.exec(ctx, "SELECT pg_replication_slot_advance("+quoteLiteral(slot.Name)+", '"+target.String()+"')")
-	if sqlState(err) == stateObjectInUse {
-		return nil // its standby has come back meanwhile
-	}
-	return err
-}
-
-const stateObjectInUse = "55006"
-
 // OpenGate implements ha.Gatekeeper. A line of Config.HBA that PostgreSQL does
 // not understand is an error, and the gate stays closed for everybody.
 func (c *Controller) OpenGate(ctx context.Context) error {
@@ -182,6 +118,9 @@ func (c *Controller) OpenGate(ctx context.Context) error {
 	defer done()
 	if c.adopt() == nil {
 		return fmt.Errorf("open the gate: %w", pg.ErrNotRunning)
+	}
+	if err := c.permitArchiving(); err != nil { // the reload wakes the archiver
+		return fmt.Errorf("open the gate: %w", err)
 	}
 	if err := c.change(ctx, func(s *settings) { s.GateOpen = true }); err != nil {
 		return fmt.Errorf("open the gate: %w", err)

@@ -234,7 +234,7 @@ func (c *Controller) removePlaceholders() (bool, error) {
 	}
 	for _, path := range found {
 		c.log.Info("a placeholder history file is removed", "file", filepath.Base(path))
-		if err := removeIfExists(path); err != nil {
+		if err := c.cfg.Effects.run("remove placeholder", func() error { return removeIfExists(path) }); err != nil {
 			return true, fmt.Errorf("remove a placeholder history file: %w", err)
 		}
 	}

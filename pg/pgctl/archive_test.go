@@ -1,0 +1,115 @@
+package pgctl_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pghad/pghad/pg"
+	"github.com/pghad/pghad/pg/pgctl"
+)
+
+// archive is a directory that takes WAL, once per file.
+type archive string
+
+func newArchive(t *testing.T) archive {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "archive") //nolint:usetesting // the server's user must get through
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	require.NoError(t, os.Chmod(dir, 0o777)) //nolint:gosec // the server's user writes here
+	return archive(dir)
+}
+
+// command archives a file unless it is there with the same content.
+func (a archive) command(cfg *pgctl.Config) {
+	to := string(a) + "/%f"
+	cfg.Archive.Command = "if [ -e " + to + " ]; then cmp -s %p " + to + "; else cp %p " + to + ".tmp && mv " + to + ".tmp " + to + "; fi # 100%%"
+}
+
+func (a archive) files(t *testing.T) []string {
+	t.Helper()
+	entries, err := os.ReadDir(string(a))
+	require.NoError(t, err)
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
+}
+
+// awaitArchived waits until the archive has files whose names contain all of parts. New
+// sessions wake the postmaster, which starts an archiver anew that has ended.
+func (a archive) awaitArchived(n *node, parts ...string) {
+	n.tb.Helper()
+	n.await(strings.Join(parts, ", ")+" in the archive", func() bool {
+		require.NoError(n.tb, n.SelfCheck(n.ctx()))
+		entries, err := os.ReadDir(string(a))
+		require.NoError(n.tb, err)
+		files := ""
+		for _, entry := range entries {
+			files += entry.Name() + " "
+		}
+		return !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(files, part) })
+	})
+}
+
+// switchSegment completes a segment and returns its name.
+func (n *node) switchSegment() string {
+	n.tb.Helper()
+	n.sql("INSERT INTO t VALUES (1)")
+	return n.sql("SELECT pg_walfile_name(pg_switch_wal())")
+}
+
+// A server archives while its gate is open. What the former primary did not get to
+// the archive the winner sends.
+func TestArchive(t *testing.T) {
+	t.Parallel()
+	place := newArchive(t)
+	a := newPrimary(t, "a", quick, place.command)
+	b := newStandby(t, "b", a, quick, place.command)
+	first := a.switchSegment()
+	place.awaitArchived(a, first)
+
+	// It is doomed: whatever it completes from now on stays with it, also while it stops.
+	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
+	before := place.files(t)
+	require.NoError(t, a.StartPrimary(a.ctx(), warrant{}, pg.SyncSetting{}))
+	b.awaitStreaming(a)
+	second := a.switchSegment()
+	b.awaitStreaming(a)
+	a.await("the archiver has refused it", func() bool { return strings.Contains(a.log(), "exit code 130") })
+	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
+	require.Equal(t, before, place.files(t))
+
+	require.NoError(t, b.Fence(b.ctx()))
+	_, err := b.Promote(b.ctx(), warrant{}, 4)
+	require.NoError(t, err)
+	require.NoError(t, b.SetSync(b.ctx(), pg.SyncSetting{}))
+	require.Equal(t, before, place.files(t), "the gate is closed")
+	require.NoError(t, b.OpenGate(b.ctx()))
+	place.awaitArchived(b, second, "00000004.history", ".partial")
+	for _, name := range place.files(t) {
+		require.NotContains(t, []string{"00000002.history", "00000003.history"}, name, "a placeholder is no history")
+	}
+	place.awaitArchived(b, b.switchSegment())
+}
+
+// A permission that the guard has bounded ends by itself.
+func TestArchivePermissionEnds(t *testing.T) {
+	t.Parallel()
+	place := newArchive(t)
+	a := newPrimary(t, "a", quick, place.command)
+	permit := filepath.Join(a.cfg.StateDir, "archive.permit")
+	require.FileExists(t, permit)
+	a.place(permit, "1")
+	refused := a.switchSegment()
+	a.await("the archiver has ended", func() bool { return strings.Contains(a.log(), "exit code 130") })
+	require.NotContains(t, place.files(t), refused)
+	a.place(permit, "9999999999")
+	place.awaitArchived(a, refused)
+}
