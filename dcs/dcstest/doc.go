@@ -18,10 +18,11 @@
 // something need a Cluster that can do so: Partitioner, ReplyDropper, Pauser,
 // LeaderKiller, FollowerKiller, SessionExpirer and Compacter are interfaces that
 // a Cluster may implement. Where one is missing, its cases are not registered,
-// and the log of the test says at its end what was left out. These cases run one
-// at a time after all others, and mend what they have broken, so that one
-// backend may serve the whole suite. Every case keeps to keys of its own, so
-// there may be keys of others in the backend too.
+// and the log of the test says at its end what was left out. Those that pause,
+// kill or compact run one at a time, and mend what they have broken, so that one
+// backend may serve the whole suite; all others run at the same time, as far as
+// -parallel permits, with clients and keys of their own. There may be keys of
+// others in the backend too.
 //
 // With Harness.Lock the suite also runs whatever locks are made of the store
 // (ha.Locker, say) under each of these faults, and looks for two holders at once

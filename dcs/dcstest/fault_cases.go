@@ -381,7 +381,7 @@ func partitionIsForOneOnly(t *testing.T, e *env) {
 }
 
 func closeDuringPartition(t *testing.T, e *env) {
-	s, _ := e.cluster.Client(t, "a")
+	s, _ := e.cluster.Client(t, e.who("a"))
 	session, err := s.NewSession(e.ctx, e.longTTL())
 	require.NoError(t, err)
 	e.create(t, s, "k", session.ID())

@@ -33,9 +33,9 @@ func as[T any](e *env) T {
 // partition cuts the clients of a name off until heal, or the case's end.
 func (e *env) partition(t *testing.T, client string) (heal func()) {
 	t.Helper()
-	p := as[Partitioner](e)
-	p.Partition(client)
-	heal = sync.OnceFunc(func() { p.Heal(client) })
+	p, who := as[Partitioner](e), e.who(client)
+	p.Partition(who)
+	heal = sync.OnceFunc(func() { p.Heal(who) })
 	t.Cleanup(heal)
 	return heal
 }
@@ -44,9 +44,9 @@ func (e *env) partition(t *testing.T, client string) (heal func()) {
 // case's end.
 func (e *env) dropReplies(t *testing.T, client string) (dropped <-chan struct{}, heal func()) {
 	t.Helper()
-	d := as[ReplyDropper](e)
-	dropped = d.DropReplies(client)
-	heal = sync.OnceFunc(func() { d.Heal(client) })
+	d, who := as[ReplyDropper](e), e.who(client)
+	dropped = d.DropReplies(who)
+	heal = sync.OnceFunc(func() { d.Heal(who) })
 	t.Cleanup(heal)
 	return dropped, heal
 }

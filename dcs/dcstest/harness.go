@@ -62,8 +62,8 @@ func (tr Traits) clamp(ttl time.Duration) time.Duration {
 // below.
 type Cluster interface {
 	// Client opens a connection, which the suite closes, and says by which
-	// clock its user lives. Names are used again, by other cases at the same time
-	// as well. A goroutine that Client starts for itself, not for the store, must
+	// clock its user lives. Each case has names of its own, and uses one several
+	// times. A goroutine that Client starts for itself, not for the store, must
 	// shed the labels of package runtime/pprof: by them the suite finds what a
 	// store has left.
 	Client(tb testing.TB, name string) (dcs.Store, clock.Clock)
@@ -172,22 +172,23 @@ const RealTimeSlack = 10 * time.Second
 
 // ability is something that a case needs a Cluster for.
 type ability struct {
-	name string
-	of   func(cluster any) bool
+	name     string
+	of       func(cluster any) bool
+	disturbs bool // whoever else uses the backend at the same time
 }
 
 var (
-	canPartition = newAbility[Partitioner]("Partitioner")
-	canDrop      = newAbility[ReplyDropper]("ReplyDropper")
-	canPause     = newAbility[Pauser]("Pauser")
-	canKill      = newAbility[LeaderKiller]("LeaderKiller")
-	canKillOther = newAbility[FollowerKiller]("FollowerKiller")
-	canExpire    = newAbility[SessionExpirer]("SessionExpirer")
-	canCompact   = newAbility[Compacter]("Compacter")
+	canPartition = newAbility[Partitioner]("Partitioner", false)
+	canDrop      = newAbility[ReplyDropper]("ReplyDropper", false)
+	canPause     = newAbility[Pauser]("Pauser", true)
+	canKill      = newAbility[LeaderKiller]("LeaderKiller", true)
+	canKillOther = newAbility[FollowerKiller]("FollowerKiller", true)
+	canExpire    = newAbility[SessionExpirer]("SessionExpirer", false)
+	canCompact   = newAbility[Compacter]("Compacter", true)
 )
 
-func newAbility[T any](name string) ability {
-	return ability{name: name, of: func(cluster any) bool {
+func newAbility[T any](name string, disturbs bool) ability {
+	return ability{name: name, disturbs: disturbs, of: func(cluster any) bool {
 		_, ok := cluster.(T)
 		return ok
 	}}

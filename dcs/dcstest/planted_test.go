@@ -3,6 +3,7 @@ package dcstest_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"os"
 	"os/exec"
@@ -39,12 +40,16 @@ type cluster struct {
 	defect *defect
 
 	mu        sync.Mutex
+	first     string       // client
 	compacted dcs.Revision // what was written before is forgotten; zero: nothing is
 	shared    map[string]any
 }
 
 func (c *cluster) Client(tb testing.TB, name string) (dcs.Store, clock.Clock) {
 	s, clk := c.Memory.Client(tb, name)
+	c.mu.Lock()
+	c.first = cmp.Or(c.first, name)
+	c.mu.Unlock()
 	if c.defect != nil && c.defect.plant != nil {
 		s = c.defect.plant(c, name, s)
 	}
@@ -63,7 +68,9 @@ func (c *cluster) KillFollower(ctx context.Context) error {
 	if c.defect != nil && c.defect.killed != nil {
 		c.defect.killed(c)
 	}
-	link := c.Link("a")
+	c.mu.Lock()
+	link := c.Link(c.first)
+	c.mu.Unlock()
 	link.Refuse()
 	clock.New().AfterFunc(time.Second, link.Heal)
 	return nil

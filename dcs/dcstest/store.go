@@ -660,7 +660,7 @@ func noGoroutinesLeft(t *testing.T, e *env) {
 	// Whatever is started from here inherits the label.
 	pprof.Do(e.ctx, pprof.Labels("dcstest", e.base), func(ctx context.Context) {
 		for range 3 {
-			s, _ := e.cluster.Client(t, "a")
+			s, _ := e.cluster.Client(t, e.who("a"))
 			session, err := s.NewSession(ctx, e.longTTL())
 			require.NoError(t, err)
 			e.create(t, s, "k", session.ID())

@@ -30,11 +30,16 @@ type suiteCase struct {
 	needs   []ability
 }
 
+// disturbs reports whether the case breaks what all cases share, and not only what
+// is its own.
+func (c suiteCase) disturbs() bool {
+	return slices.ContainsFunc(c.needs, func(a ability) bool { return a.disturbs })
+}
+
 // group is a part of the suite.
 type group struct {
 	name  string
 	cases []suiteCase
-	alone bool // its cases break what all share
 }
 
 func groups() []group {
@@ -42,8 +47,8 @@ func groups() []group {
 		{name: "Store", cases: storeCases},
 		{name: "Watch", cases: watchCases},
 		{name: "Session", cases: sessionCases},
-		{name: "Fault", cases: faultCases, alone: true},
-		{name: "Lock", cases: lockCases, alone: true},
+		{name: "Fault", cases: faultCases},
+		{name: "Lock", cases: lockCases},
 	}
 }
 
@@ -60,7 +65,7 @@ func Run[C Cluster](t *testing.T, h Harness[C]) {
 	var left omissions
 	for _, g := range groups() {
 		// A group that is not run in parallel itself holds the next one back until
-		// all of its cases have ended.
+		// all of its cases have ended. In a group those come first that disturb all.
 		t.Run(g.name, func(t *testing.T) {
 			for _, c := range g.cases {
 				full := g.name + "/" + c.name
@@ -72,7 +77,7 @@ func Run[C Cluster](t *testing.T, h Harness[C]) {
 					continue
 				}
 				t.Run(c.name, func(t *testing.T) {
-					if !g.alone {
+					if !c.disturbs() {
 						t.Parallel()
 					}
 					h.runCase(t, c)
@@ -136,7 +141,7 @@ func (h Harness[C]) runCase(t *testing.T, c suiteCase) {
 	})
 }
 
-// runs makes the keys of each run of each case its own.
+// runs makes the keys and the clients of each run of each case its own.
 var runs atomic.Uint64
 
 // env is what a case works with.
@@ -147,6 +152,7 @@ type env struct {
 	ctx     context.Context // bounded by patience
 	ends    time.Time       // a moment before; when a case has to give up by itself, to say why
 	clk     clock.Clock     // the true clock
+	run     uint64          // tells what is this case's from what is others'
 	base    string          // the prefix of all keys of the case, with a slash at its end
 
 	background sync.WaitGroup // goroutines that end at the latest when clients and ctx have
@@ -157,6 +163,7 @@ func (h Harness[C]) newEnv(t *testing.T, name string) *env {
 	cluster := h.New(t)
 	patience := cmp.Or(h.patience, patience)
 	ctx, cancel := timectx.With(t.Context(), cluster.True(), patience, "the case")
+	run := runs.Add(1)
 	e := &env{
 		cluster: cluster,
 		traits:  h.Traits,
@@ -164,7 +171,8 @@ func (h Harness[C]) newEnv(t *testing.T, name string) *env {
 		ctx:     ctx,
 		ends:    cluster.True().Now().Add(patience - patience/10),
 		clk:     cluster.True(),
-		base:    fmt.Sprintf("/dcstest/%s-%d/", name, runs.Add(1)),
+		run:     run,
+		base:    fmt.Sprintf("/dcstest/%s-%d/", name, run),
 	}
 	t.Cleanup(e.background.Wait)
 	t.Cleanup(cancel)
@@ -172,6 +180,9 @@ func (h Harness[C]) newEnv(t *testing.T, name string) *env {
 }
 
 func (e *env) key(name string) string { return e.base + name }
+
+// who is what the cluster knows a client of the case by.
+func (e *env) who(client string) string { return fmt.Sprintf("%s-%d", client, e.run) }
 
 // client opens a connection that is closed at the end of the case.
 func (e *env) client(t *testing.T, name string) dcs.Store {
@@ -182,7 +193,7 @@ func (e *env) client(t *testing.T, name string) dcs.Store {
 
 func (e *env) clientWithClock(t *testing.T, name string) (dcs.Store, clock.Clock) {
 	t.Helper()
-	s, clk := e.cluster.Client(t, name)
+	s, clk := e.cluster.Client(t, e.who(name))
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			t.Errorf("close of client %s: %v", name, err)

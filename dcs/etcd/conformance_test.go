@@ -183,15 +183,6 @@ var traits = dcstest.Traits{
 	MaxTxnKeys: etcd.DefaultMaxTxnOps,
 }
 
-// contend is the lock under test for one of the versions: locks take minutes to
-// be tested, and one old server and three new ones differ enough.
-func contend(version, chosen string) func(context.Context, dcstest.Contender) error {
-	if version != chosen {
-		return nil
-	}
-	return lockertest.Contend
-}
-
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	for name, binary := range versions {
@@ -201,7 +192,7 @@ func TestConformance(t *testing.T) {
 			dcstest.Run(t, dcstest.Harness[*cluster]{
 				New:    func(*testing.T) *cluster { return c },
 				Traits: traits,
-				Lock:   contend(name, "packaged"),
+				Lock:   lockertest.Contend,
 			})
 		})
 	}
@@ -216,7 +207,7 @@ func TestConformanceOfThreeMembers(t *testing.T) {
 			dcstest.Run(t, dcstest.Harness[several]{
 				New:    func(*testing.T) several { return c },
 				Traits: traits,
-				Lock:   contend(name, "newest"),
+				Lock:   lockertest.Contend,
 			})
 		})
 	}

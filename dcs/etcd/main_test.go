@@ -2,6 +2,7 @@ package etcd_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,6 +23,7 @@ var programs struct {
 }
 
 func TestMain(m *testing.M) {
+	atOnce()
 	code := m.Run()
 	if programs.dir != "" {
 		if err := os.RemoveAll(programs.dir); err != nil {
@@ -30,6 +32,14 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Exit(code)
+}
+
+// atOnce has more tests run at the same time than there are processors, unless
+// -parallel says how many: they hardly do anything but wait.
+func atOnce() {
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
 }
 
 // newest is the program of the etcd that the module is written for.
