@@ -23,6 +23,7 @@ type guard struct {
 	life   uint64        // generation of the server that runs writable, or is about to; zero: none
 	paused int
 	thawed time.Duration // when it last was paused
+	passed bool          // the deadline has, which is final for this server: it is about to be stopped
 	late   bool          // it has had something to do while it could not
 	armed  uint64
 }
@@ -42,8 +43,7 @@ func (c *controller) SetDeadline(ctx context.Context, left func() time.Duration)
 		return errUnguarded
 	}
 	return c.guarded(ctx, "guard/deadline", func() error {
-		g.setDeadline(left())
-		return nil
+		return g.setDeadline(left())
 	})
 }
 
@@ -71,7 +71,7 @@ func (c *controller) declare(ctx context.Context, next uint64) error {
 		return nil
 	}
 	return c.guarded(ctx, "guard/declare", func() error {
-		if !g.set || g.passed() {
+		if !g.set || g.left() <= 0 {
 			return fmt.Errorf("%w: the guard has no deadline that is ahead", pg.ErrNoWarrant)
 		}
 		g.life = g.server().Generation + next
@@ -91,13 +91,17 @@ func (c *controller) guarded(ctx context.Context, what string, do func() error) 
 func (g *guard) server() pgtest.Server { return g.host.world.servers.cluster.Server(g.host.name) }
 
 // setDeadline is called by the driver, when the request has come.
-func (g *guard) setDeadline(left time.Duration) {
+func (g *guard) setDeadline(left time.Duration) error {
 	boot, wall := g.now()
+	if g.passed && g.server().Generation == g.life {
+		return errors.New("the deadline has passed, and the server is being stopped")
+	}
 	g.set, g.boot, g.wall = true, boot+left, wall+left
 	if server := g.server(); server.Writable {
 		g.life = server.Generation
 	}
 	g.look()
+	return nil
 }
 
 func (g *guard) now() (boot, wall time.Duration) {
@@ -114,12 +118,10 @@ func (g *guard) left() time.Duration {
 	return time.Duration(float64(min(g.boot-boot, g.wall-wall)) / g.host.time.rate)
 }
 
-func (g *guard) passed() bool { return g.left() <= 0 }
-
 // look stops the server if its deadline has passed, and looks again when it will
 // have.
 func (g *guard) look() {
-	if !g.set {
+	if !g.set || g.passed {
 		return
 	}
 	w := g.host.world
@@ -134,27 +136,40 @@ func (g *guard) look() {
 		})
 		return
 	}
+	g.passed = true
 	w.after(w.durations.of("guard", id).between(0, guardDelay), id, nil, func() {
-		switch {
-		case g.armed != armed || g.server().Generation != g.life:
-		case g.host.halted || g.paused > 0:
-			g.late = true
-		case g.host.world.servers.cluster.KillBackend(g.host.name) == nil:
-			w.servers.touch()
-			w.reach("guard stops a server")
-			for _, f := range w.onGuard {
-				f(g.host)
-			}
-			w.printf("the guard of %s stops the server: its deadline has passed", g.host.name)
+		if g.armed == armed {
+			g.stop()
 		}
 	})
+}
+
+// stop stops the server at once, if it still is the one that runs writable.
+func (g *guard) stop() {
+	w := g.host.world
+	if g.host.halted || g.paused > 0 {
+		g.late = true
+		return
+	}
+	g.passed = false
+	if g.server().Generation != g.life || w.servers.cluster.KillBackend(g.host.name) != nil {
+		return
+	}
+	w.servers.touch()
+	w.reach("guard stops a server")
+	w.printf("the guard of %s stops the server: its deadline has passed", g.host.name)
+	for _, f := range w.onGuard {
+		f(g.host)
+	}
 }
 
 // resume lets the guard see to what it could not do before.
 func (g *guard) resume() {
 	if g.late {
 		g.late = false
-		g.look()
+		w := g.host.world
+		id := w.count(newDigest().str("guard").str(g.host.name))
+		w.after(w.durations.of("guard", id).between(0, guardDelay), id, nil, g.stop)
 	}
 }
 
@@ -180,6 +195,6 @@ func (g *guard) die() {
 
 // forget is the end of the machine.
 func (g *guard) forget() {
-	g.set, g.life, g.late = false, 0, false
+	g.set, g.life, g.passed, g.late = false, 0, false, false
 	g.armed++
 }

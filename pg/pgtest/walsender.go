@@ -153,8 +153,11 @@ const fullConnection = 8
 
 // limit is up to where this walsender may send.
 func (w *sender) limit() pg.LSN {
-	if w.historic {
+	switch {
+	case w.historic:
 		return w.until
+	case w.p.phase != phasePrimary && w.timeline != w.p.current():
+		return w.sent // it is about to notice that its timeline has ended
 	}
 	return w.p.available()
 }
@@ -180,9 +183,15 @@ func (w *sender) shipEvents(a *agenda) {
 	a.may(w.conn.answered && len(w.conn.reports) == 0, w.label, "timeline left", func() { w.state = senderEnded })
 }
 
-// promotionEvents: a walsender of a standby that was promoted notices that its
-// timeline has ended (X9).
+// promotionEvents: a walsender of a standby that was promoted, or has replayed the
+// promotion of its upstream, notices that its timeline has ended (X9).
 func (w *sender) promotionEvents(a *agenda) {
+	streams := w.state == senderCatchup || w.state == senderStreaming
+	followed := streams && !w.historic && w.p.phase != phasePrimary && w.timeline != w.p.current()
+	a.may(followed, w.label, "timeline has ended", func() {
+		w.historic = true
+		w.until, _ = switchOf(w.p.s.disk.lineageOf(w.p.current()), w.timeline)
+	})
 	left := !w.historic && w.p.phase == phasePrimary && w.timeline != w.p.timeline
 	a.may(left && w.state != senderEnded, w.label, "promoted", func() {
 		if w.p.s.c.without(RuleCascadeGoesOn) {
