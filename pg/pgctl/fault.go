@@ -82,6 +82,12 @@ var startSigns = []sign{
 
 const cloneRemedy = "keep the directory for a look at it, and make a new copy of the data from another server or a backup"
 
+// sessionSigns are fatal for a session only.
+var sessionSigns = []sign{
+	{text: "the database system is "}, {text: "terminating connection due to"}, {text: "archive command failed"}, {text: "authentication failed"},
+	{text: "no pg_hba.conf entry"}, {text: "pg_hba.conf rejects"},
+}
+
 // find returns the first of signs that occurs in a text.
 func find(text string, lists ...[]sign) (sign, bool) {
 	for _, signs := range lists {

@@ -91,12 +91,19 @@ func (c *Controller) createRole(ctx context.Context, fresh bool) error {
 	return toolFault(c.cfg.DataDir, "", err)
 }
 
+// createMissing makes a role if there is none of that name, without an error that a
+// standalone server would end by.
+func createMissing(role string) string {
+	return "DO $pghad$BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname =" + quoteLiteral(role) + ") THEN CREATE ROLE " +
+		quoteIdentifier(role) + "; END IF; END$pghad$"
+}
+
 // roleStatements make the replication role, or give it its rights and password, and
 // the monitoring role.
 func (c *Controller) roleStatements() []string {
 	role := quoteIdentifier(c.cfg.ReplicationUser)
 	statements := []string{
-		"DO $pghad$BEGIN CREATE ROLE " + role + "; EXCEPTION WHEN duplicate_object THEN NULL; END$pghad$",
+		createMissing(c.cfg.ReplicationUser),
 		"ALTER ROLE " + role + " LOGIN REPLICATION PASSWORD" + quoteLiteral(c.cfg.ReplicationPassword),
 	}
 	for _, function := range rewindFunctions {

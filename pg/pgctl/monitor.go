@@ -15,7 +15,8 @@ var monitorFunctions = []string{
 func MonitoringRole(name string) []string {
 	role := quoteIdentifier(name)
 	statements := []string{
-		"DO $pghad$BEGIN CREATE ROLE " + role + " LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END$pghad$",
+		createMissing(name),
+		"ALTER ROLE " + role + " LOGIN",
 		"GRANT pg_monitor TO " + role,
 	}
 	for _, function := range monitorFunctions {

@@ -40,8 +40,8 @@ func (c *Controller) spawn(ctx context.Context, writable bool) (*postmaster, err
 	return c.spawnWith(ctx, c.runner, writable)
 }
 
-// spawnWith starts it by a runner, with more arguments.
-func (c *Controller) spawnWith(ctx context.Context, r runner, writable bool, more ...string) (*postmaster, error) {
+// spawnWith starts it by a runner.
+func (c *Controller) spawnWith(ctx context.Context, r runner, writable bool) (*postmaster, error) {
 	logFile, err := c.openLog()
 	if err != nil {
 		return nil, err
@@ -53,7 +53,7 @@ func (c *Controller) spawnWith(ctx context.Context, r runner, writable bool, mor
 	}
 	started := c.cfg.Effects.begin("start postgres")
 	p, err := r.start(ctx, order{
-		argv:     append([]string{filepath.Join(c.cfg.BinDir, "postgres"), "-D", c.cfg.DataDir}, more...),
+		argv:     []string{filepath.Join(c.cfg.BinDir, "postgres"), "-D", c.cfg.DataDir},
 		env:      c.env(),
 		log:      logFile,
 		writable: writable,
@@ -274,7 +274,7 @@ func (c *Controller) messages(server *postmaster) string {
 func (c *Controller) lastMessage(server *postmaster) string {
 	lines := strings.Split(strings.TrimSpace(c.messages(server)), "\n")
 	for _, line := range lines { // the first fatal message is the cause, later ones follow from it
-		if strings.Contains(line, "FATAL:") || strings.Contains(line, "PANIC:") {
+		if _, session := find(line, sessionSigns); !session && (strings.Contains(line, "FATAL:") || strings.Contains(line, "PANIC:")) {
 			return line
 		}
 	}

@@ -45,6 +45,9 @@ func (b Backup) settings() ([]setting, error) {
 		{"archive_mode", "off"},
 		{"synchronous_standby_names", ""},
 	}
+	if b.RestoreCommand == "" {
+		lines[0].value = "false" // there must be one
+	}
 	if b.Timeline == "" {
 		lines[1].value = "latest"
 	}
@@ -128,11 +131,10 @@ func (c *Controller) recover(ctx context.Context, flags []setting) (err error) {
 	if err := c.cfg.account.writeFile(c.dataPath("recovery.signal"), nil); err != nil {
 		return err
 	}
-	var args []string
-	for _, flag := range flags {
-		args = append(args, "-c", flag.name+"="+flag.value)
+	if err := c.cfg.account.writeFile(c.dataPath(mainFile), []byte(c.recoveryConf(flags))); err != nil {
+		return err
 	}
-	server, err := c.spawnWith(ctx, &childRunner{cfg: &c.cfg}, false, args...)
+	server, err := c.spawnWith(ctx, &childRunner{cfg: &c.cfg}, false)
 	if err != nil {
 		return err
 	}
@@ -163,6 +165,24 @@ func (c *Controller) recover(ctx context.Context, flags []setting) (err error) {
 		err = fmt.Errorf("the recovered server was not shut down cleanly: %s", disk.stateName())
 	}
 	return err
+}
+
+// recoveryConf is postgresql.conf with other settings for one recovery, until the
+// next change writes it anew. PostgreSQL objects to an empty target beside one that is
+// set, wherever it stands.
+func (c *Controller) recoveryConf(flags []setting) string {
+	var b strings.Builder
+	for line := range strings.Lines(c.conf(c.current())) {
+		name, _ := splitSetting(line)
+		if !strings.HasPrefix(name, "recovery_target") {
+			b.WriteString(line)
+		}
+	}
+	b.WriteString("\n# For the recovery of a backup.\n")
+	for _, flag := range flags {
+		b.WriteString(flag.String())
+	}
+	return b.String()
 }
 
 // awaitRecovered waits until a server is a primary.
