@@ -83,12 +83,15 @@ func (n *Node) setDeadline(ctx context.Context, o *office) error {
 
 // keepsToMaintenance reports whether nothing on this node stops or starts a server
 // any more: that includes the guard of its own.
-func (n *Node) keepsToMaintenance() bool {
-	if !n.memory.State().Maintenance {
+func (n *Node) keepsToMaintenance(v look) bool {
+	_, guarded := n.cfg.Postgres.(DeadlineSetter)
+	switch {
+	case !n.memory.State().Maintenance:
 		return false
-	}
-	if _, guarded := n.cfg.Postgres.(DeadlineSetter); !guarded || n.office == nil {
+	case !guarded:
 		return true
+	case n.office == nil: // a primary without a term has a deadline from an earlier agent
+		return v.standby() || v.stopped()
 	}
 	w := n.office.warrant
 	w.mu.Lock()

@@ -103,7 +103,7 @@ func (n *Node) publishMember(ctx context.Context, v look) error {
 		Format: record.Format, Version: n.cfg.Version, Server: v.server.Version,
 		Pledge: local.Pledge, Incarnation: local.Incarnation, Why: n.status.Why,
 		Priority: n.cfg.Priority, NoFailover: n.cfg.NoFailover, Pending: v.server.Pending,
-		Rejoin: n.question.nonce, Upstream: n.following.upstream.Host, Maintenance: n.keepsToMaintenance(),
+		Rejoin: n.question.nonce, Upstream: n.following.upstream.Host, Maintenance: n.keepsToMaintenance(v),
 	}
 	if local.Floor != (pg.Position{}) {
 		member.Floor = &local.Floor

@@ -59,6 +59,8 @@ type host struct {
 	lives  int
 	down   bool // the machine is off
 	halted bool // all its processes are stopped
+	// The next agent is started when they go on.
+	awaited bool
 	// Something keeps the agent or its server from acting in time, or the store
 	// or its clock from keeping to what was agreed: now, or until calm.
 	troubles int
@@ -212,6 +214,10 @@ func (h *host) alive() bool { return h.agent != nil && !h.agent.dead && !h.agent
 func (h *host) start() {
 	w := h.world
 	if h.alive() || h.down {
+		return
+	}
+	if h.halted {
+		h.awaited = true
 		return
 	}
 	a := h.newAgent()

@@ -311,7 +311,7 @@ func (s *simulation) crash(h *host) func() {
 	if h.agent != nil {
 		h.agent.kill()
 	}
-	h.down, h.halted = true, false
+	h.down, h.halted, h.awaited = true, false, false
 	if h.guard != nil {
 		h.guard.forget()
 	}
@@ -399,6 +399,10 @@ func (s *simulation) pauseHost(h *host, suspend bool) func() {
 		}
 		if resume != nil {
 			resume()
+		}
+		if h.awaited {
+			h.awaited = false
+			h.start()
 		}
 	}
 }

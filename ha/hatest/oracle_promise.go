@@ -33,7 +33,7 @@ func (o *oracle) promised(p promiseGiven) {
 }
 
 // isPromised reports whether so many members have promised a node not to fence
-// that nobody else can be elected.
+// that nobody else can be elected, or nobody else could be in any case.
 func (o *oracle) isPromised(primary string) bool {
 	now, recorded := o.sim.world.now(), o.sim.records.Quorum.Value
 	given := 0
@@ -48,7 +48,10 @@ func (o *oracle) isPromised(primary string) bool {
 	if o.sim.async() {
 		needed = len(recorded.Members)
 	}
-	return needed > 0 && given >= needed
+	if needed == 0 { // every vote is needed, and its own is not given
+		return o.sim.member(primary) == recorded.Primary
+	}
+	return given >= needed
 }
 
 // saved: a member binds itself to no open election while a promise that it has

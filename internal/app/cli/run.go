@@ -39,12 +39,13 @@ pghad at once. It logs to standard error.`,
 }
 
 func (a *app) runNode(ctx context.Context, file string, keep bool) error {
-	cfg, err := config.Load(config.Options{File: file, Env: a.Env})
+	opts := config.Options{File: file, Env: a.Env}
+	if keep {
+		opts.Flags = []config.Flag{{Name: "--keep-postgres", Key: "on_exit", Text: string(ha.ExitKeep)}}
+	}
+	cfg, err := config.Load(opts)
 	if err != nil {
 		return err //nolint:wrapcheck // says file, line and key
-	}
-	if keep {
-		cfg.OnExit = string(ha.ExitKeep)
 	}
 	return daemon.Run(ctx, cfg, a.newLogger(cfg.Log), programVersion()) //nolint:wrapcheck // says node or key
 }

@@ -72,7 +72,9 @@ func TestServiceManagerIsTold(t *testing.T) {
 	require.Equal(t, "READY=1\nSTATUS=primary in term 3, timeline 2\nWATCHDOG=1", <-news, "the first look makes it ready")
 	require.Equal(t, "WATCHDOG=1", <-news)
 
-	node.say(func(status *ha.NodeStatus) { status.Term, status.Leader, status.Plan, status.Why = 0, "b", "follow", "the gate\nis closed" })
+	node.say(func(status *ha.NodeStatus) {
+		status.Term, status.Leader, status.Plan, status.Why = 0, "b", "follow", "the gate\nis closed"
+	})
 	for text := range news {
 		if strings.HasPrefix(text, "STATUS=") {
 			require.Equal(t, "STATUS=follow, the primary is b; the gate is closed\nWATCHDOG=1", text)
