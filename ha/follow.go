@@ -123,8 +123,15 @@ func (n *Node) keepFollowing(ctx context.Context, v look, term record.Term, up p
 		n.following = following{} // somebody else has pointed it elsewhere
 		return 0, nil
 	case v.server.Streams():
-		n.dry, n.turns = time.Time{}, 0
+		// Where the WAL that it needs is gone, streaming begins each time, and ends at
+		// once.
+		if now := n.cfg.Clock.Now(); n.flows.IsZero() {
+			n.flows = now
+		} else if now.Sub(n.flows) >= n.cfg.Timing.Observe {
+			n.dry, n.turns = time.Time{}, 0
+		}
 	default:
+		n.flows = time.Time{}
 		n.why = "waiting for the stream from " + up.Address()
 		if n.dryFor() >= n.cfg.Timing.ElectionTimeout {
 			return shortPause, n.turnAround(ctx, up)

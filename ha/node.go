@@ -93,7 +93,8 @@ type Node struct {
 	question   question
 	leaving    string // the switchover by which the node hands over at its end, until that has ended
 	published  published
-	dry        time.Time // since when the server follows without a stream, zero if it streams
+	dry        time.Time // since when the server follows without a lasting stream, zero if it has one
+	flows      time.Time // since when each look has shown a stream, zero if the last one has not
 	turns      int       // restarts since then
 	broken     string    // why the server does not start on its own data, "" if it does
 	noRewind   string    // why a rewind of this data was found impossible
