@@ -1,7 +1,6 @@
 package pg_test
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"testing"
@@ -19,7 +18,7 @@ func TestFaultSaysWhereWhatAndWhatToDo(t *testing.T) {
 	require.ErrorIs(t, err, pg.ErrDiskFull)
 	require.ErrorIs(t, err, fs.ErrInvalid)
 	var found *pg.FaultError
-	require.True(t, errors.As(err, &found))
+	require.ErrorAs(t, err, &found)
 	require.Equal(t, "/data", found.Path)
 
 	fault = &pg.FaultError{Kind: pg.ErrPermission, Path: "/data", Err: &fs.PathError{Op: "open", Path: "/data", Err: fs.ErrPermission}}

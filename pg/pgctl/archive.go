@@ -130,7 +130,7 @@ func (c *Controller) archiveDeadline(left time.Duration) error {
 	c.archived = until
 	c.mu.Unlock()
 	// In place and not durably: it matters only as long as the machine runs.
-	f, err := os.OpenFile(c.archivePermit(), os.O_WRONLY|os.O_TRUNC, 0) //nolint:gosec // a file of the configured directories
+	f, err := os.OpenFile(c.archivePermit(), os.O_WRONLY|os.O_TRUNC, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // there is no permission
 	}

@@ -46,7 +46,7 @@ func (p *RejoinPolicy) complete() error {
 		p.Then = RejoinClone
 	case RejoinClone, RejoinAlert, RejoinHold:
 	default:
-		return fmt.Errorf("Rejoin.Then %q: want %s, %s or %s", p.Then, RejoinClone, RejoinAlert, RejoinHold) //nolint:staticcheck // the sentence begins with a field's name
+		return fmt.Errorf("Rejoin.Then %q: want %s, %s or %s", p.Then, RejoinClone, RejoinAlert, RejoinHold)
 	}
 	return nil
 }

@@ -46,8 +46,10 @@ func FindBinDir() (string, error) {
 		}
 	}
 	if best == "" {
-		return "", &pg.FaultError{Kind: pg.ErrBinaries, Remedy: "install a server, or set BinDir to the directory of its programs",
-			Err: errors.New("no PostgreSQL server found in /usr/lib/postgresql/*/bin, /usr/pgsql-*/bin or PATH")}
+		return "", &pg.FaultError{
+			Kind: pg.ErrBinaries, Remedy: "install a server, or set BinDir to the directory of its programs",
+			Err: errors.New("no PostgreSQL server found in /usr/lib/postgresql/*/bin, /usr/pgsql-*/bin or PATH"),
+		}
 	}
 	return best, nil
 }

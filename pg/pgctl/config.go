@@ -286,7 +286,7 @@ func (cfg *Config) checkNames() error {
 		return fmt.Errorf("database %q: a session of the controller there would keep others from creating databases, set another one", cfg.Database)
 	}
 	if strings.ContainsAny(cfg.Archive.Command, "\r\x00") {
-		return errors.New("Archive.Command: a command has no carriage returns or zero bytes") //nolint:staticcheck // the sentence begins with a field's name
+		return errors.New("Archive.Command: a command has no carriage returns or zero bytes")
 	}
 	switch cfg.SSLMode {
 	case "disable", "allow", "prefer", "require", "verify-ca", "verify-full":

@@ -340,12 +340,12 @@ func (c *Controller) rejected(ctx context.Context) error {
 	defer cancel()
 	session, err := c.connect(ctx)
 	if err != nil {
-		return nil //nolint:nilerr // the caller has an error
+		return nil
 	}
 	defer session.close()
 	rows, err := session.rows(ctx, "SELECT sourcefile || ', line ' || sourceline, name || ': ' || error FROM pg_file_settings WHERE error IS NOT NULL AND NOT applied ORDER BY seqno")
 	if err != nil || len(rows) == 0 {
-		return nil //nolint:nilerr // the caller has an error
+		return nil
 	}
 	return &pg.FaultError{Kind: pg.ErrParameter, Path: rows[0][0], Err: errors.New(rows[0][1]), Remedy: "correct it there, or in Parameters"}
 }

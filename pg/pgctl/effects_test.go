@@ -66,7 +66,7 @@ func (i image) copy(from, to string) {
 		if _, err := os.Stat(filepath.Join(from, name)); errors.Is(err, os.ErrNotExist) {
 			continue
 		}
-		out, err := exec.CommandContext(i.n.ctx(), "cp", "-a", filepath.Join(from, name), filepath.Join(to, name)).CombinedOutput() //nolint:gosec // directories of this test
+		out, err := exec.CommandContext(i.n.ctx(), "cp", "-a", filepath.Join(from, name), filepath.Join(to, name)).CombinedOutput()
 		require.NoError(i.n.tb, err, string(out))
 	}
 }

@@ -54,7 +54,7 @@ var connectionSigns = []sign{
 }
 
 const (
-	passwordRemedy = "set ReplicationPassword to that of the role on all servers, or ALTER ROLE there"
+	passwordRemedy = "set ReplicationPassword to that of the role on all servers, or ALTER ROLE there" //nolint:gosec // advice, no password
 	hbaRemedy      = "admit the replication role from this machine in the pg_hba.conf there: to replication, and to the controller's database"
 	reachRemedy    = "see whether PostgreSQL runs there, listens at this address, and no firewall is between"
 	historyRemedy  = "copy the file from pg_wal of another server or from the archive, or make a new copy of the data"
@@ -84,8 +84,12 @@ const cloneRemedy = "keep the directory for a look at it, and make a new copy of
 
 // sessionSigns are fatal for a session only.
 var sessionSigns = []sign{
-	{text: "the database system is "}, {text: "terminating connection due to"}, {text: "archive command failed"}, {text: "authentication failed"},
-	{text: "no pg_hba.conf entry"}, {text: "pg_hba.conf rejects"},
+	{text: "the database system is "},
+	{text: "terminating connection due to"},
+	{text: "archive command failed"},
+	{text: "authentication failed"},
+	{text: "no pg_hba.conf entry"},
+	{text: "pg_hba.conf rejects"},
 }
 
 // find returns the first of signs that occurs in a text.

@@ -309,7 +309,7 @@ func (c *Controller) WaitChange(ctx context.Context, seen uint64) (uint64, error
 
 // OnDisk implements ha.Observer.
 func (c *Controller) OnDisk(ctx context.Context) (pg.OnDisk, error) {
-	ctx, done, err := c.begin(ctx, "look at the data directory")
+	_, done, err := c.begin(ctx, "look at the data directory")
 	if err != nil {
 		return pg.OnDisk{}, err
 	}

@@ -68,7 +68,7 @@ func copyOf(t *testing.T, a *node, use func(*pgctl.Config), names ...string) []*
 	var standbys []*node
 	for _, name := range names {
 		n := newNode(t, name, use)
-		out, err := exec.CommandContext(n.ctx(), "cp", "-a", a.cfg.DataDir, n.cfg.DataDir).CombinedOutput() //nolint:gosec // directories of this test
+		out, err := exec.CommandContext(n.ctx(), "cp", "-a", a.cfg.DataDir, n.cfg.DataDir).CombinedOutput()
 		require.NoError(t, err, string(out))
 		standbys = append(standbys, n)
 	}
