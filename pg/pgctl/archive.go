@@ -65,15 +65,22 @@ func (c *Controller) archiveCommand() string {
 		permit, archiveOpen, notPermitted, c.cfg.Archive.Command)
 }
 
-// permitArchiving lets the server archive from now on, which the next reload wakes
-// it for.
-func (c *Controller) permitArchiving() error {
+// permitPrimary lets a running primary with an open gate archive, unless it is told
+// to stop. The reload that follows wakes its archiver.
+func (c *Controller) permitPrimary() error {
 	if c.cfg.Archive.Command == "" {
 		return nil
 	}
+	standby, err := exists(c.cfg.signalFile())
+	if err != nil || standby {
+		return err
+	}
 	c.mu.Lock()
-	until := c.archived
+	serves, until := c.server != nil && !c.server.asked, c.archived
 	c.mu.Unlock()
+	if !serves {
+		return nil
+	}
 	return c.cfg.account.writeFile(c.archivePermit(), []byte(permitText(until)))
 }
 

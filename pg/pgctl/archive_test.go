@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -110,4 +111,32 @@ func TestArchivePermissionEnds(t *testing.T) {
 	require.NotContains(t, place.files(t), refused)
 	a.place(permit, "9999999999")
 	place.awaitArchived(a, refused)
+}
+
+// Under a guard the permission ends with the deadline, and moves with it.
+func TestArchivePermissionUnderAGuard(t *testing.T) {
+	t.Parallel()
+	place := newArchive(t)
+	a := newNode(t, "a", quick, place.command, underGuard(t))
+	require.NoError(t, a.Init(a.ctx()))
+	left := func() time.Duration { return time.Minute }
+	require.NoError(t, a.SetDeadline(a.ctx(), left))
+	permit := filepath.Join(a.cfg.StateDir, "archive.permit")
+	require.NoFileExists(t, permit, "nothing is permitted before the gate is open")
+	require.NoError(t, a.StartPrimary(a.ctx(), warrant{}, pg.SyncSetting{}))
+	require.NoFileExists(t, permit)
+	require.NoError(t, a.OpenGate(a.ctx()))
+	until := func() int {
+		text, err := os.ReadFile(permit)
+		require.NoError(t, err)
+		return atoi(t, string(text))
+	}
+	first := until()
+	left = func() time.Duration { return time.Hour }
+	require.NoError(t, a.SetDeadline(a.ctx(), left))
+	require.Greater(t, until(), first+60)
+	a.sql("CREATE TABLE t(i int)")
+	place.awaitArchived(a, a.switchSegment())
+	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
+	require.NoFileExists(t, permit)
 }

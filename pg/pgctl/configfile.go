@@ -309,7 +309,10 @@ func (c *Controller) prepare(edit func(*settings)) (settings, error) {
 	if err := c.remember(s); err != nil {
 		return s, err
 	}
-	return s, c.writeConfiguration(s)
+	if err := c.writeConfiguration(s); err != nil || !s.GateOpen {
+		return s, err
+	}
+	return s, c.permitPrimary()
 }
 
 // awaitRevision waits until the postmaster has read a configuration: new

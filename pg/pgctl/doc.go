@@ -40,6 +40,10 @@
 // by SyncView before it says anything: no setting comes into force behind the back
 // of who has just seen another one.
 //
+// The user's parameters are tried with the server's own program when a controller is
+// made: one that PostgreSQL does not take would keep every later change from coming
+// into force.
+//
 // restore_command is always empty: a voter must not get WAL that its fence does
 // not see, and PostgreSQL 13 could not change it without a restart.
 //
@@ -52,13 +56,56 @@
 // started by StartStandby has its gate open: it serves reads of what it has
 // replayed. StartPrimary and Promote close it first.
 //
+// With Config.MonitorUser Status asks as a role without superuser's rights
+// (MonitoringRole has the SQL). Sessions of the controller that are given up are
+// closed; a request to cancel is never sent, because PostgreSQL would acknowledge a
+// commit by it.
+//
+// # Archive
+//
+// Config.Archive is the only way to archive WAL. The command runs behind a permission,
+// a file in the state directory that exists while the server is a primary whose gate
+// is open and that nobody has told to stop; under a guard it ends with the deadline.
+// Without permission the archiver ends, so that it holds up no shutdown, and
+// PostgreSQL starts it anew after ten seconds. After a promotion the WAL before it,
+// as far as it is still there, and the histories of the ancestors are archived again:
+// a standby takes for archived what it has received. Placeholder history files never
+// are.
+//
+// # How a cluster begins
+//
+// Init runs initdb, Restore fills the directory by the user's command and recovers it
+// to a point in time on a timeline of its own, Adopt takes in the data of a server
+// that somebody else has run. Each happens on request only, refuses a directory that
+// is not what it expects, and can be called again after a crash.
+//
+// # What is in the way
+//
+// Errors that a person has to put right are a *pg.FaultError: they name the file or
+// the address and what to do, under one of the kinds of package pg. Nothing is
+// destroyed by an operation that returns one. A clone replaces the data of the same
+// cluster only, or an empty directory, and only after the copy has been found to be
+// of the right version and system. Rewinds and clones that fail again and again are
+// bounded by Config.Rejoin.
+//
 // # What survives what
 //
 // Config.StateDir holds what must outlive a crash of the controller and must
 // not come with a copy of another server's data: the settings in force, the
-// passfile, notes of an unfinished initdb, rewind, clone or promotion. The next
+// passfile, notes of an unfinished initdb, restore, rewind, clone or promotion, whose
+// data it is, which copies have failed, which slots were asked for. The next
 // operation repairs what an interrupted one left: an unfinished clone is undone
 // (the old data is still complete), an unfinished rewind is refused with
 // pg.ErrIncompleteCopy until a clone has replaced it, a placeholder history file
 // is removed.
+//
+// A controller may be killed between any two of its effects (Effects): the next one
+// comes to the same end. Programs that it runs on the data, such as pg_rewind, end
+// with it on Linux; elsewhere they keep the next controller away until they have
+// ended, by the lock that they hold.
+//
+// # Versions
+//
+// PostgreSQL 13 to 18. Everything is tested on 15; what needs neither pg_rewind nor
+// pg_basebackup is tested on 13, 14, 16, 17 and 18 by scripts/postgres-versions.
 package pgctl

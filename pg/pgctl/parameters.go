@@ -152,6 +152,16 @@ func (c *Controller) tryParameters() error {
 	if len(c.cfg.Parameters) == 0 {
 		return nil
 	}
+	err := c.readParameters()
+	if err == nil || errors.Is(err, pg.ErrParameter) {
+		return err
+	}
+	// A full disk, for example, is no reason not to look after a running server.
+	c.log.Warn("the parameters have not been tried", "error", err.Error())
+	return nil
+}
+
+func (c *Controller) readParameters() error {
 	dir := c.statePath("try")
 	if err := c.cfg.account.makeDir(dir, 0o700); err != nil {
 		return err

@@ -119,9 +119,6 @@ func (c *Controller) OpenGate(ctx context.Context) error {
 	if c.adopt() == nil {
 		return fmt.Errorf("open the gate: %w", pg.ErrNotRunning)
 	}
-	if err := c.permitArchiving(); err != nil { // the reload wakes the archiver
-		return fmt.Errorf("open the gate: %w", err)
-	}
 	if err := c.change(ctx, func(s *settings) { s.GateOpen = true }); err != nil {
 		return fmt.Errorf("open the gate: %w", err)
 	}
