@@ -43,26 +43,39 @@ func (c *Cluster) Controller(node string, run Runner) (*Controller, error) {
 	return &Controller{c: c, s: s, run: run}, nil
 }
 
-// begin waits for the controller's turn. The returned context ends with ctx and
-// when Stop is called; done must be called.
+const awaitTurn = "turn"
+
+// begin waits for the controller's turn. Who comes while a Stop is under way waits
+// for its end; a Stop that comes later ends the wait. The returned context ends with
+// ctx and when Stop is called; done must be called.
 func (k *Controller) begin(ctx context.Context, what string) (_ context.Context, done func(), err error) {
 	for {
 		k.mu.Lock()
-		switch {
-		case k.stops > 0:
-			k.mu.Unlock()
-			return nil, nil, fmt.Errorf("%s: %w", what, errStopRequested)
-		case !k.busy:
+		stopping := k.stops > 0
+		if !stopping && !k.busy {
 			ctx, cancel := context.WithCancelCause(ctx)
 			k.busy, k.cancel = true, cancel
 			k.mu.Unlock()
 			return ctx, k.finish, nil
 		}
 		k.mu.Unlock()
-		if err := k.run.Await(ctx, "turn", k.free); err != nil {
+		over := func() bool { return !k.stopping() }
+		if !stopping {
+			over = k.free
+		}
+		if err := k.run.Await(ctx, awaitTurn, over); err != nil {
 			return nil, nil, fmt.Errorf("%s: wait for the operation before it: %w", what, err)
 		}
+		if !stopping && k.stopping() {
+			return nil, nil, fmt.Errorf("%s: %w", what, errStopRequested)
+		}
 	}
+}
+
+func (k *Controller) stopping() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.stops > 0
 }
 
 func (k *Controller) free() bool {

@@ -25,6 +25,9 @@ func (k *Controller) Rewind(ctx context.Context, source pg.Upstream) (pg.Positio
 }
 
 func (k *Controller) rewind(ctx context.Context, source pg.Upstream) (pg.Position, error) {
+	if err := k.drain(ctx); err != nil {
+		return pg.Position{}, err
+	}
 	d := &k.s.disk
 	if !look(k.c, func() bool { return d.unfinished == "rewind" && d.copied && d.rewindFrom == source.Address() }) {
 		if err := k.copyByRewind(ctx, source); err != nil {
@@ -284,6 +287,9 @@ func (k *Controller) Clone(ctx context.Context, source pg.Upstream) (pg.Position
 // clone is a base backup beside the data directory, with the WAL that was
 // written meanwhile, and the swap.
 func (k *Controller) clone(ctx context.Context, source pg.Upstream) (pg.Position, error) {
+	if err := k.drain(ctx); err != nil {
+		return pg.Position{}, err
+	}
 	d := &k.s.disk
 	err := k.effect(ctx, "clone/begin", func() error {
 		if k.s.proc != nil {

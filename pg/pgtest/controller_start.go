@@ -192,6 +192,7 @@ func (k *Controller) awaitReady(ctx context.Context, warrant pg.Warrant) error {
 	if !k.running() {
 		return errors.New("it has exited")
 	}
+	look(k.c, func() bool { k.kept = k.s.proc; return true })
 	return nil
 }
 
@@ -212,14 +213,21 @@ func (k *Controller) Stop(ctx context.Context, mode pg.StopMode) error {
 		k.stops--
 		k.mu.Unlock()
 	}()
-	if err := k.stop(ctx, mode); err != nil {
+	if err := k.stopAwaiting(ctx, mode, awaitStopped); err != nil {
 		return fmt.Errorf("stop %s: %w", k.s.Name, err)
 	}
 	return nil
 }
 
+// awaitStopped is what a Stop waits for as long as its caller does.
+const awaitStopped = "the end of the server that is stopped"
+
 // stop needs the turn, or to have ended the operation that has it.
 func (k *Controller) stop(ctx context.Context, mode pg.StopMode) error {
+	return k.stopAwaiting(ctx, mode, "the end of the server")
+}
+
+func (k *Controller) stopAwaiting(ctx context.Context, mode pg.StopMode, what string) error {
 	gone := func() bool { return k.s.proc == nil }
 	if look(k.c, gone) {
 		return nil
@@ -234,13 +242,13 @@ func (k *Controller) stop(ctx context.Context, mode pg.StopMode) error {
 		return err
 	}
 	if mode == pg.StopFast {
-		if err := k.await(ctx, "the end of the server", gone); err != nil {
+		if err := k.await(ctx, what, gone); err != nil {
 			return fmt.Errorf("it is still stopping: %w", err)
 		}
 		return nil
 	}
 	// What a frozen process does not do on SIGQUIT, SIGKILL does.
-	err = k.await(ctx, "the end of the server", func() bool { return gone() || k.s.proc.stuck() })
+	err = k.await(ctx, what, func() bool { return gone() || k.s.proc.stuck() })
 	if err == nil && look(k.c, gone) {
 		return nil
 	}
