@@ -12,6 +12,9 @@ const refusedRow Outcome = outcomeRefused
 
 // Connect implements Clients.
 func (m *modelServers) Connect(session, node string, o SessionOptions) error {
+	if err := m.admits(node, true); err != nil {
+		return err
+	}
 	s, err := m.cluster.Connect("client", node)
 	if err != nil {
 		return err
@@ -56,10 +59,21 @@ func (m *modelServers) Outcome(row string) Outcome {
 }
 
 // Cancel implements Clients.
-func (m *modelServers) Cancel(session string) error { return m.tell(session, (*Session).Cancel) }
+func (m *modelServers) Cancel(session string) error { return m.signal(session, (*Session).Cancel) }
 
 // Terminate implements Clients.
-func (m *modelServers) Terminate(session string) error { return m.tell(session, (*Session).Terminate) }
+func (m *modelServers) Terminate(session string) error {
+	return m.signal(session, (*Session).Terminate)
+}
+
+// signal has another session on the same server send a signal.
+func (m *modelServers) signal(session string, what func(*Session)) error {
+	s, err := m.session(session)
+	if err != nil {
+		return err
+	}
+	return m.ask(s.p.s.Name, func() error { return m.tell(session, what) })
+}
 
 // Disconnect implements Clients.
 func (m *modelServers) Disconnect(session string) error { return m.tell(session, (*Session).Close) }

@@ -21,13 +21,24 @@ func (m *modelServers) process(name string) (string, error) {
 	return m.sessions[session].Name(), nil
 }
 
+// find is process, of which everybody knows only the postmaster: all others have to be
+// asked for.
+func (m *modelServers) find(node, process string) (string, error) {
+	if process != processPostmaster && !strings.HasPrefix(process, "backend ") {
+		if err := m.admits(node, false); err != nil {
+			return "", err
+		}
+	}
+	return m.process(process)
+}
+
 // Freeze implements Faults.
 func (m *modelServers) Freeze(node, process string) error {
 	if process == actionFlush {
 		m.unflushed[node] = true
 		return nil
 	}
-	name, err := m.process(process)
+	name, err := m.find(node, process)
 	if err != nil {
 		return err
 	}
@@ -176,31 +187,53 @@ func (m *modelServers) CrashPromotion(node, before string) error {
 	return m.cluster.KillBackend(node)
 }
 
+// ask is a superuser's new session, in which something is asked for.
+func (m *modelServers) ask(node string, what func() error) error {
+	if err := m.admits(node, false); err != nil {
+		return err
+	}
+	return what()
+}
+
 // SignalPromotion implements Operator.
-func (m *modelServers) SignalPromotion(node string) error { return m.cluster.SignalPromotion(node) }
+func (m *modelServers) SignalPromotion(node string) error {
+	return m.ask(node, func() error { return m.cluster.SignalPromotion(node) })
+}
 
 // SwitchWAL implements Operator.
-func (m *modelServers) SwitchWAL(node string) error { return m.cluster.SwitchWAL(node) }
+func (m *modelServers) SwitchWAL(node string) error {
+	return m.ask(node, func() error { return m.cluster.SwitchWAL(node) })
+}
 
 // Load implements Operator.
-func (m *modelServers) Load(node string, size pg.LSN) error { return m.cluster.Load(node, size) }
+func (m *modelServers) Load(node string, size pg.LSN) error {
+	return m.ask(node, func() error { return m.cluster.Load(node, size) })
+}
 
 // PauseReplay implements Operator.
-func (m *modelServers) PauseReplay(node string) error { return m.cluster.PauseReplay(node) }
+func (m *modelServers) PauseReplay(node string) error {
+	return m.ask(node, func() error { return m.cluster.PauseReplay(node) })
+}
 
 // ResumeReplay implements Operator.
-func (m *modelServers) ResumeReplay(node string) error { return m.cluster.ResumeReplay(node) }
+func (m *modelServers) ResumeReplay(node string) error {
+	return m.ask(node, func() error { return m.cluster.ResumeReplay(node) })
+}
 
 // HoldReplay implements Operator.
 func (m *modelServers) HoldReplay(node, primary string) error {
-	return m.cluster.HoldReplay(node, primary)
+	return m.ask(node, func() error {
+		return m.ask(primary, func() error { return m.cluster.HoldReplay(node, primary) })
+	})
 }
 
 // ReleaseReplay implements Operator.
 func (m *modelServers) ReleaseReplay(node string) error { return m.cluster.ReleaseReplay(node) }
 
 // DropSlot implements Operator.
-func (m *modelServers) DropSlot(node, slot string) error { return m.cluster.DropSlot(node, slot) }
+func (m *modelServers) DropSlot(node, slot string) error {
+	return m.ask(node, func() error { return m.cluster.DropSlot(node, slot) })
+}
 
 // LimitSlots implements Operator.
 func (m *modelServers) LimitSlots(_ string, size pg.LSN) error {

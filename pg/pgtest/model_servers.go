@@ -46,6 +46,7 @@ type modelServers struct {
 
 	seed func(step int) uint64 // of each step of the recipe
 	rand *rand.Rand            // nil: as they come
+	slow string                // the node on which nothing happens for a while
 }
 
 // How often all timers pass while something is kept, and while something is waited
@@ -99,6 +100,12 @@ func (m *modelServers) beginStep(n int, kind stepKind) {
 	m.rand = nil
 	if seed := m.seed(n); seed != 0 {
 		m.rand = rand.New(rand.NewPCG(seed, uint64(n))) //nolint:gosec // reproducible on purpose
+		switch m.rand.IntN(8) {
+		case 0:
+			m.slow = m.names[m.rand.IntN(len(m.names))]
+		case 1:
+			m.slow = ""
+		}
 	}
 	if kind != stepAct && kind != stepBegin {
 		return
@@ -123,6 +130,9 @@ func (m *modelServers) some() int { return m.rand.IntN(1 << m.rand.IntN(7)) }
 func (m *modelServers) tick() bool {
 	ready := slices.DeleteFunc(slices.Clone(m.tasks), func(t *modelTask) bool { return !t.ready() })
 	enabled := slices.DeleteFunc(m.cluster.Enabled(), func(e Event) bool { return !Quiet(e) && !m.odd(e) || e.Action == actionFlush && m.unflushed[e.Node] })
+	if m.slow != "" {
+		ready, enabled = m.hold(ready, enabled)
+	}
 	n := len(ready) + len(enabled)
 	if n == 0 {
 		return false
@@ -137,6 +147,13 @@ func (m *modelServers) tick() bool {
 	}
 	m.fire(enabled[i-len(ready)])
 	return true
+}
+
+// hold takes out what happens on the slow node.
+func (m *modelServers) hold(ready []*modelTask, enabled []Event) (tasks []*modelTask, events []Event) {
+	tasks = slices.DeleteFunc(ready, func(t *modelTask) bool { return t.node == m.slow })
+	events = slices.DeleteFunc(enabled, func(e Event) bool { return e.Node == m.slow })
+	return tasks, events
 }
 
 // fire lets an event happen, and cuts a connection by which enough has arrived.
@@ -175,7 +192,7 @@ func slow(e Event) bool { return e.Action == actionTimeout || e.Action == action
 // pass lets the timers pass once: a retry interval, a status interval.
 func (m *modelServers) pass() {
 	for _, e := range m.cluster.Enabled() {
-		if e.Timer() && !slow(e) {
+		if e.Timer() && !slow(e) && e.Node != m.slow {
 			m.cluster.Fire(e)
 		}
 	}
@@ -201,6 +218,8 @@ func (m *modelServers) Await(done func() bool) bool {
 		case round < awaitRounds:
 			m.pass()
 			round++
+		case m.slow != "":
+			m.slow, round = "", 0
 		case retry < retries && m.lose():
 			retry++
 			round = 0
@@ -214,7 +233,7 @@ func (m *modelServers) Await(done func() bool) bool {
 // enough.
 func (m *modelServers) lose() bool {
 	for _, t := range m.tasks {
-		if t.waits != nil && !t.impatient {
+		if t.waits != nil && !t.impatient && !t.endless {
 			t.impatient = true
 			return true
 		}
@@ -235,6 +254,7 @@ func (m *modelServers) Pass(d time.Duration, look func() bool) {
 		}
 		return
 	}
+	m.slow = ""
 	m.settle(look)
 	for range keepRounds {
 		if !look() {
@@ -253,6 +273,8 @@ type modelTask struct {
 	turn      chan struct{} // handed to it
 	back      chan struct{} // and back
 	waits     func() bool   // nil: it only lets others go first
+	node      string        // whose controller works for it now
+	endless   bool          // what it waits for has no limit of time
 	impatient bool
 	done      bool
 	err       error
@@ -314,6 +336,7 @@ type modelRunner struct {
 // Effect implements Runner: others may go first.
 func (r modelRunner) Effect(ctx context.Context, name string) error {
 	if t := r.m.current; t != nil && !strings.HasPrefix(name, "look/") {
+		t.node = r.node
 		t.pause(nil)
 	}
 	if name == "clone/copy" {
@@ -324,7 +347,7 @@ func (r modelRunner) Effect(ctx context.Context, name string) error {
 
 // Await implements Runner: an operation waits. What the script itself looks at is
 // there or not.
-func (r modelRunner) Await(ctx context.Context, _ string, done func() bool) error {
+func (r modelRunner) Await(ctx context.Context, what string, done func() bool) error {
 	for {
 		if err := context.Cause(ctx); err != nil {
 			return err
@@ -336,6 +359,7 @@ func (r modelRunner) Await(ctx context.Context, _ string, done func() bool) erro
 		if t == nil {
 			return ErrImpatient
 		}
+		t.node, t.endless = r.node, what == awaitTurn || what == awaitStopped
 		t.pause(done)
 		if t.impatient {
 			t.impatient = false

@@ -71,7 +71,10 @@ func (s *script) add() error {
 	if err != nil {
 		return err
 	}
-	choices := s.choices(m)
+	choices := slices.DeleteFunc(s.choices(m), func(a string) bool {
+		process, freezes := strings.CutPrefix(a, "freeze ")
+		return freezes && slices.Contains(s.frozen, process)
+	})
 	m.close()
 	for len(choices) > 0 {
 		i := s.rand.IntN(len(choices))
