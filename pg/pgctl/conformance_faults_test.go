@@ -26,7 +26,11 @@ func (s *realServers) pid(node, process string) (int, error) {
 		return int(c.conn.PID()), nil
 	}
 	if process == "postmaster" {
-		return s.nodes[node].status().Postgres, nil
+		pid := s.nodes[node].status().Postgres
+		if pid <= 0 { // a signal to it would be one to this program
+			return 0, fmt.Errorf("%s: %w", node, pg.ErrNotRunning)
+		}
+		return pid, nil
 	}
 	question := "SELECT pid FROM pg_stat_activity WHERE backend_type = '" + process + "'"
 	switch name, isSender := strings.CutPrefix(process, "sender "); {
