@@ -1,12 +1,10 @@
 package pgctl_test
 
 import (
-	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"testing"
 	"time"
 
@@ -218,47 +216,4 @@ func TestFaultOfPermissions(t *testing.T) {
 		requireFault(t, a.StartPrimary(a.ctx(), warrant{}, pg.SyncSetting{}), pg.ErrPermission, a.cfg.DataDir)
 		require.NoError(t, chownLike(a.cfg.DataDir, owner))
 	}
-}
-
-// small mounts a file system of some megabytes; the test is skipped where that is not
-// allowed.
-func small(t *testing.T, path string, megabytes int) {
-	t.Helper()
-	require.NoError(t, os.MkdirAll(path, 0o755))
-	if err := syscall.Mount("pgctl-test", path, "tmpfs", 0, "mode=755,size="+strconv.Itoa(megabytes)+"m"); err != nil {
-		t.Skipf("SKIPPED, a small file system cannot be mounted here: %v", err)
-	}
-	t.Cleanup(func() { require.NoError(t, syscall.Unmount(path, syscall.MNT_DETACH)) })
-}
-
-func TestFaultOfAFullDisk(t *testing.T) {
-	t.Parallel()
-	a := newPrimary(t, "a", quick)
-	b := newNode(t, "b", quick, func(cfg *pgctl.Config) {
-		disk := filepath.Join(filepath.Dir(cfg.DataDir), "disk")
-		small(t, disk, 12)
-		cfg.DataDir = filepath.Join(disk, "data")
-	})
-	requireFault(t, b.Init(b.ctx()), pg.ErrDiskFull, b.cfg.DataDir)
-	_, err := b.OnDisk(b.ctx())
-	require.True(t, errors.Is(err, pg.ErrIncompleteCopy) || errors.Is(err, pg.ErrNoData), "what initdb has left is not started: %v", err)
-	require.Error(t, b.StartStandby(b.ctx(), pg.Upstream{}))
-	require.NoError(t, os.RemoveAll(b.cfg.DataDir))
-
-	_, err = b.Clone(b.ctx(), a.up("b"))
-	requireFault(t, err, pg.ErrDiskFull, b.cfg.DataDir)
-	require.NoDirExists(t, b.cfg.DataDir+".new", "the room is given back")
-	require.NotContains(t, err.Error(), a.cfg.ReplicationPassword)
-
-	// No room for the controller's own notes.
-	c := newNode(t, "c", quick, func(cfg *pgctl.Config) {
-		small(t, cfg.StateDir, 1)
-	})
-	full := filepath.Join(c.cfg.StateDir, "full")
-	_ = os.WriteFile(full, make([]byte, 2<<20), 0o600) // as far as it goes
-	_, err = c.Clone(c.ctx(), a.up("c"))
-	requireFault(t, err, pg.ErrDiskFull, c.cfg.StateDir)
-	require.NoError(t, os.Remove(full))
-	_, err = c.Clone(c.ctx(), a.up("c"))
-	require.NoError(t, err)
 }

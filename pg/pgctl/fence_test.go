@@ -180,3 +180,30 @@ func TestFenceRefusesPrimaryAndEndsWithContext(t *testing.T) {
 	require.True(t, strings.HasPrefix(a.sql("SHOW server_version_num"), strconv.Itoa(a.status().Version/10000)))
 	require.WithinDuration(t, time.Now(), a.status().StartedAt, time.Hour)
 }
+
+// A standby of a standby streams, is fenced while its upstream goes on, and follows
+// the primary afterwards.
+func TestCascade(t *testing.T) {
+	t.Parallel()
+	a := newPrimary(t, "a", quick)
+	b := newStandby(t, "b", a)
+	c := newNode(t, "c")
+	_, err := c.Clone(c.ctx(), b.up("c"))
+	require.NoError(t, err, "a standby can be copied")
+	require.NoError(t, c.SetSync(c.ctx(), anyOf(1, "nobody")))
+	require.NoError(t, c.StartStandby(c.ctx(), b.up("c")))
+	a.sql("INSERT INTO t SELECT generate_series(1, 100)")
+	c.awaitStreaming(a)
+	require.Equal(t, b.cfg.Port, c.status().Receiver.Port)
+	require.Len(t, b.status().Senders, 1)
+	require.NoError(t, c.Fence(c.ctx()))
+	before, err := c.Position(c.ctx())
+	require.NoError(t, err)
+	a.sql("INSERT INTO t SELECT generate_series(1, 100)")
+	b.awaitStreaming(a)
+	after, err := c.Position(c.ctx())
+	require.NoError(t, err)
+	require.Equal(t, before, after)
+	require.NoError(t, c.Follow(c.ctx(), a.up("c")))
+	c.awaitStreaming(a)
+}

@@ -10,9 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -237,52 +235,6 @@ func TestSelfCheckOfAStoppedPostmaster(t *testing.T) {
 	require.Equal(t, pg.HealthAlive, a.status().Health, "its kept session answers")
 	thaw()
 	a.await("it writes again", func() bool { return a.SelfCheck(a.ctx()) == nil })
-}
-
-// The disk stands still: sessions are given, reads are answered, and nothing is
-// written. One session hangs, not one for each check.
-func TestSelfCheckOfAFrozenDisk(t *testing.T) {
-	t.Parallel()
-	var disk string
-	a := newPrimary(t, "a", quick, func(cfg *pgctl.Config) {
-		disk = filepath.Join(filepath.Dir(cfg.DataDir), "disk")
-		loop(t, disk)
-		cfg.DataDir = filepath.Join(disk, "data")
-		cfg.SelfCheckTimeout = 300 * time.Millisecond
-	})
-	require.NoError(t, a.SelfCheck(a.ctx()))
-	run := func(flag string) error { return exec.Command("fsfreeze", flag, disk).Run() }
-	require.NoError(t, run("-f"))
-	thawed := false
-	thaw := func() {
-		if !thawed {
-			thawed = true
-			require.NoError(t, run("-u"))
-		}
-	}
-	t.Cleanup(thaw)
-	require.ErrorIs(t, a.SelfCheck(a.ctx()), context.DeadlineExceeded)
-	for range 3 {
-		require.ErrorContains(t, a.SelfCheck(a.ctx()), "has not come back")
-	}
-	require.Equal(t, pg.HealthAlive, a.status().Health, "it answers what it need not write for")
-	thaw()
-	a.await("it writes again", func() bool { return a.SelfCheck(a.ctx()) == nil })
-}
-
-// loop mounts a file system that can be frozen; the test is skipped where that is not
-// allowed.
-func loop(t *testing.T, path string) {
-	t.Helper()
-	require.NoError(t, os.MkdirAll(path, 0o755))
-	image := path + ".img"
-	for _, command := range []string{"truncate -s 300M " + image, "mkfs.ext4 -q -F " + image, "mount -o loop " + image + " " + path, "chmod 755 " + path} {
-		argv := strings.Fields(command)
-		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
-			t.Skipf("SKIPPED, a file system of its own cannot be mounted here: %s: %v: %s", command, err, out)
-		}
-	}
-	t.Cleanup(func() { require.NoError(t, syscall.Unmount(path, syscall.MNT_DETACH)) })
 }
 
 // The monitoring role reads all of a status, and cannot change anything.
