@@ -18,7 +18,6 @@ import (
 const (
 	redraw     = 200 * time.Millisecond // of the live picture
 	plainEvery = time.Second            // of lines where there is no terminal
-	setUpTime  = 50 * time.Second       // until the cluster is whole for the first time
 	eventLines = 8
 )
 

@@ -27,9 +27,9 @@ type Options struct {
 	// Quick gives the nodes short timings (a lease of 3 s). Default: those of the
 	// daemon, so that what is measured is what a user gets.
 	Quick bool
-	// Limit is how long a script may play until it is stuck. Checking and
-	// cleaning up come on top. Default: 50 s, so that all of it takes less than a
-	// minute, and twice that where the script itself lets time pass.
+	// Limit is how long a script may play until it is stuck. Setting up, checking
+	// and cleaning up come on top. Default: 50 s, and twice that where the script
+	// itself lets time pass.
 	Limit time.Duration
 	// Keep leaves the directory in place if the verdict is not ok, and says
 	// where it is.

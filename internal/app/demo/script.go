@@ -13,6 +13,9 @@ import (
 )
 
 const (
+	// setUpTime is how long a cluster may take to be whole for the first time. That
+	// takes a loaded machine long, and says nothing about the cluster.
+	setUpTime = 2 * time.Minute
 	// scriptTime is how long most scripts may play.
 	scriptTime = 50 * time.Second
 	// checkTime bounds the check at the end.
@@ -79,14 +82,18 @@ func (p *play) breakf(format string, args ...any) {
 // itself; what the cluster did wrong is in the result.
 func playScript(ctx context.Context, o Options) (Result, error) {
 	result := Result{Scenario: o.Script, Verdict: workload.VerdictError}
-	timed, cancel := context.WithTimeoutCause(ctx, o.Limit, errStuck)
+	starting, cancel := context.WithTimeoutCause(ctx, max(o.Limit, setUpTime), errStuck)
 	defer cancel()
-	s, err := setUp(timed, o)
+	s, err := setUp(starting, o)
 	if err != nil {
 		return result, err
 	}
 	p := &play{stage: s, calm: scripts[o.Script].calm, quick: o.Quick}
-	err = p.perform(timed, o)
+	if err = p.begin(starting); err == nil {
+		timed, cancel := context.WithTimeoutCause(ctx, o.Limit, errStuck)
+		defer cancel()
+		err = p.perform(timed, o)
+	}
 	if errors.Is(err, errStuck) {
 		p.sayf("stuck: %v", err)
 		p.stuck = true
@@ -109,14 +116,31 @@ func playScript(ctx context.Context, o Options) (Result, error) {
 	return result, err
 }
 
-// perform does all that happens before the check.
-func (p *play) perform(ctx context.Context, o Options) error {
+// sabotage plants what has to be there before the fault.
+func (p *play) sabotage(ctx context.Context, o Options) error {
+	switch o.Sabotage {
+	case SabotageTwoWriters:
+		return p.plantWriter(ctx)
+	case SabotageFailWrite:
+		p.sayf("sabotage: the sessions of all clients on %s are ended", p.victim)
+		return p.cluster.EndSessions(ctx, p.victim)
+	}
+	return nil
+}
+
+// begin waits for the cluster that the script is played on.
+func (p *play) begin(ctx context.Context) error {
 	view, err := p.awaitCluster(ctx)
 	if err != nil {
 		return err
 	}
 	p.victim = view.Leader
 	p.sayf("%s leads on timeline %d; the others stream and count", view.Leader, view.Timeline)
+	return nil
+}
+
+// perform does all that happens from then on to the check.
+func (p *play) perform(ctx context.Context, o Options) error {
 	if err := p.startClients(ctx); err != nil {
 		return err
 	}
@@ -124,14 +148,7 @@ func (p *play) perform(ctx context.Context, o Options) error {
 	if err := p.wait(ctx, p.steady()+rand.N(p.timing.RenewEvery)); err != nil { //nolint:gosec // not a secret
 		return err
 	}
-	switch o.Sabotage {
-	case SabotageTwoWriters:
-		err = p.plantWriter(ctx)
-	case SabotageFailWrite:
-		p.sayf("sabotage: the sessions of all clients on %s are ended", p.victim)
-		err = p.cluster.EndSessions(ctx, p.victim)
-	}
-	if err != nil {
+	if err := p.sabotage(ctx, o); err != nil {
 		return err
 	}
 	p.sayf("%s so far", p.ledger.Counts())
