@@ -116,12 +116,12 @@ func TestRunRefusesWhatDoesNotFit(t *testing.T) {
 			program(t, bin, name, "12.22")
 		}
 		n := newNode(t, unreachable, "  bin_dir: "+bin+"\n")
-		n.refused(t, "postgres: PostgreSQL 12 in "+bin+": not supported by this server: version 13 or later is needed, set postgres.bin_dir to its programs")
+		n.refused(t, "postgres: "+bin+": not supported by this server: its programs are of PostgreSQL 12: version 13 or later is needed, set postgres.bin_dir to its programs")
 	})
 	t.Run("no PostgreSQL", func(t *testing.T) {
 		t.Parallel()
 		n := newNode(t, unreachable, "  bin_dir: /nowhere\n")
-		n.refused(t, "postgres: program postgres of PostgreSQL: stat /nowhere/postgres: no such file or directory: set postgres.bin_dir to the directory of PostgreSQL's programs")
+		n.refused(t, "postgres: PostgreSQL's programs cannot be used: stat /nowhere/postgres: no such file or directory: set postgres.bin_dir to the directory of PostgreSQL's programs, server and client")
 	})
 	t.Run("managed parameter", func(t *testing.T) {
 		t.Parallel()
