@@ -162,6 +162,9 @@ func (n *node) requireNoTools() {
 	}
 }
 
+// keeping keeps all WAL: each copy ends a segment of its source.
+func keeping(cfg *pgctl.Config) { cfg.Parameters["wal_keep_size"] = "8GB" }
+
 // quick has initdb not wait for the disk.
 func quick(cfg *pgctl.Config) {
 	cfg.InitArgs = []string{"--encoding=UTF8", "--locale=C", "--data-checksums", "--no-sync"}
@@ -285,7 +288,7 @@ func (n *node) rejoin(source *node) {
 
 func TestAgentKilledInRewind(t *testing.T) {
 	t.Parallel()
-	a, b := diverge(t, quick)
+	a, b := diverge(t, quick, keeping)
 	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
 	killed{n: a, order: order{Work: "rewind", Up: b.up("a")}, finish: func() {
 		a.startsWhole(b, "1000", "1")
@@ -295,7 +298,7 @@ func TestAgentKilledInRewind(t *testing.T) {
 
 func TestAgentKilledInClone(t *testing.T) {
 	t.Parallel()
-	a, b := diverge(t, quick)
+	a, b := diverge(t, quick, keeping)
 	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
 	killed{n: a, order: order{Work: "clone", Up: b.up("a")}, finish: func() {
 		a.startsWhole(b, "1000", "1")
@@ -307,7 +310,7 @@ func TestAgentKilledInClone(t *testing.T) {
 // before the next controller can begin.
 func TestAgentKilledWhileItsProgramsRun(t *testing.T) {
 	t.Parallel()
-	a, b := diverge(t, quick)
+	a, b := diverge(t, quick, keeping)
 	b.sql("CREATE TABLE big AS SELECT generate_series(1, 300000) i")
 	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
 	start := a.image()

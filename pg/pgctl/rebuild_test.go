@@ -26,7 +26,7 @@ func chownLike(path string, like os.FileInfo) error {
 func diverge(t *testing.T, edit ...func(*pgctl.Config)) (old, promoted *node) {
 	t.Helper()
 	a := newPrimary(t, "a", edit...)
-	b := newStandby(t, "b", a)
+	b := newStandby(t, "b", a, edit...)
 	require.NoError(t, b.Fence(b.ctx()))
 	a.sql("INSERT INTO t SELECT generate_series(1, 1000)")
 	_, err := b.Promote(b.ctx(), warrant{}, 2)
