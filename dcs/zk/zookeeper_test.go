@@ -182,9 +182,8 @@ func TestChroots(t *testing.T) {
 // data version in two incarnations, which is all that ZooKeeper can check.
 func TestGuardsSeeThroughVersions(t *testing.T) {
 	t.Parallel()
-	server := testbed.StartZooKeeper(t)
-	s := open(t, zk.Config{Servers: []string{server.Address()}})
-	conn := admin(t, server.Address())
+	cfg := onCommon(t)
+	s, conn := open(t, cfg), admin(t, cfg.Servers[0])
 	write := func() (token, last dcs.Revision) {
 		token, err := dcs.Create(t.Context(), s, "/a/b/k", nil, "")
 		require.NoError(t, err)
@@ -193,13 +192,13 @@ func TestGuardsSeeThroughVersions(t *testing.T) {
 		return token, last
 	}
 	token, last := write()
-	_, before, err := conn.Exists("/a/b/:k")
+	_, before, err := conn.Exists(cfg.Chroot + "/a/b/:k")
 	require.NoError(t, err)
-	_, folder, err := conn.Exists("/a/b")
+	_, folder, err := conn.Exists(cfg.Chroot + "/a/b")
 	require.NoError(t, err)
 	require.NoError(t, dcs.Delete(t.Context(), s, "/a/b/k", last))
 	next, _ := write()
-	_, after, err := conn.Exists("/a/b/:k")
+	_, after, err := conn.Exists(cfg.Chroot + "/a/b/:k")
 	require.NoError(t, err)
 	require.Equal(t, before.Version, after.Version)
 	require.Greater(t, next, token)
@@ -208,7 +207,7 @@ func TestGuardsSeeThroughVersions(t *testing.T) {
 		_, err := s.Commit(t.Context(), dcs.Txn{If: []dcs.Guard{g}, Then: []dcs.Op{{Key: "/a/b/other"}}})
 		requireOnly(t, err, dcs.ErrConflict)
 	}
-	_, now, err := conn.Exists("/a/b")
+	_, now, err := conn.Exists(cfg.Chroot + "/a/b")
 	require.NoError(t, err)
 	require.Equal(t, folder.Version+1, now.Version, "creations are counted, in the folder")
 	require.Equal(t, after.Czxid, now.Mzxid, "in the same transaction")
@@ -218,15 +217,15 @@ func TestGuardsSeeThroughVersions(t *testing.T) {
 // what is known of a key, which must not make a guard fail that holds.
 func TestGuardsAndCreationsInOneFolder(t *testing.T) {
 	t.Parallel()
-	server := testbed.StartZooKeeper(t)
-	holder := open(t, zk.Config{Servers: []string{server.Address()}})
+	cfg := onCommon(t)
+	holder := open(t, cfg)
 	token, err := dcs.Create(t.Context(), holder, "/a/b/lock", nil, "")
 	require.NoError(t, err)
 	const writers, each = 3, 30
 	var wg sync.WaitGroup
 	errs := make([]error, writers)
 	for i := range writers {
-		s := open(t, zk.Config{Servers: []string{server.Address()}})
+		s := open(t, cfg)
 		wg.Go(func() {
 			for n := 0; n < each && errs[i] == nil; n++ {
 				_, errs[i] = dcs.Create(t.Context(), s, fmt.Sprintf("/a/b/%d/%d", i, n), nil, "")
@@ -294,9 +293,9 @@ func TestDigest(t *testing.T) {
 
 func TestConfiguredACL(t *testing.T) {
 	t.Parallel()
-	server := testbed.StartZooKeeper(t)
 	acl := append(client.DigestACL(client.PermAll, "ha", "secret"), client.WorldACL(client.PermRead)...)
-	cfg := zk.Config{Servers: []string{server.Address()}, Username: "ha", Password: "secret", ACL: acl}
+	cfg := onCommon(t)
+	cfg.Username, cfg.Password, cfg.ACL = "ha", "secret", acl
 	_, err := dcs.Put(t.Context(), open(t, cfg), "/a/k", []byte("1"))
 	require.NoError(t, err)
 
@@ -308,7 +307,7 @@ func TestConfiguredACL(t *testing.T) {
 	_, err = dcs.CompareAndSwap(t.Context(), reader, "/a/k", kv.Revision, nil, "")
 	requireOnly(t, err, dcs.ErrUnavailable)
 
-	cfg.ACL = client.AuthACL(client.PermAll) // of nobody
+	cfg.ACL, cfg.Chroot = client.AuthACL(client.PermAll), cfg.Chroot+"-of-nobody"
 	_, err = dcs.Put(t.Context(), open(t, cfg), "/b/k", nil)
 	requireOnly(t, err, dcs.ErrInvalid)
 	require.ErrorContains(t, err, "invalid ACL")
@@ -325,11 +324,16 @@ func TestNegotiatedTTL(t *testing.T) {
 		8999 * time.Millisecond: 8999 * time.Millisecond,
 		9 * time.Second:         9 * time.Second,
 	} {
-		session, err := s.NewSession(t.Context(), asked)
-		require.NoError(t, err)
-		require.Equal(t, granted, session.TTL())
-		require.NoError(t, session.Renew(t.Context()))
-		require.NoError(t, session.Close(t.Context()))
+		for stalled := true; stalled; { // on a machine that does, for the whole TTL
+			sent := time.Now()
+			session, err := s.NewSession(t.Context(), asked)
+			require.NoError(t, err)
+			require.Equal(t, granted, session.TTL())
+			err = session.Renew(t.Context())
+			stalled = errors.Is(err, dcs.ErrSessionLost) && time.Since(sent) >= granted
+			require.True(t, err == nil || stalled, "%v", err)
+			require.NoError(t, session.Close(t.Context()))
+		}
 	}
 	_, err := s.NewSession(t.Context(), 9*time.Second+1)
 	requireOnly(t, err, dcs.ErrInvalid)
@@ -396,7 +400,9 @@ func TestLimitsOfAServer(t *testing.T) {
 	_, err := dcs.Put(t.Context(), s, "/k", make([]byte, most+1))
 	requireOnly(t, err, dcs.ErrInvalid)
 	require.ErrorContains(t, err, "1048576 bytes, of which ZooKeeper takes at most 1048575")
-	_, err = dcs.Put(t.Context(), s, "/k", make([]byte, most))
+	for err = dcs.ErrAmbiguous; errors.Is(err, dcs.ErrAmbiguous); { // a loaded machine may take too long for it
+		_, err = dcs.Put(within(t, patience), s, "/k", make([]byte, most))
+	}
 	require.NoError(t, err)
 	kv, err := s.Get(t.Context(), "/k")
 	require.NoError(t, err)
@@ -411,8 +417,7 @@ func TestLimitsOfAServer(t *testing.T) {
 // under it: no outcome is unknown, and no renewal fails.
 func TestRenewalsDisturbNobody(t *testing.T) {
 	t.Parallel()
-	server := testbed.StartZooKeeper(t)
-	s := open(t, zk.Config{Servers: []string{server.Address()}})
+	s := open(t, onCommon(t))
 	session, err := s.NewSession(t.Context(), time.Hour)
 	require.NoError(t, err)
 	const writers, each = 4, 30
@@ -438,9 +443,9 @@ func TestRenewalsDisturbNobody(t *testing.T) {
 // TestCloseUnderLoad closes stores whose calls are at every stage.
 func TestCloseUnderLoad(t *testing.T) {
 	t.Parallel()
-	server := testbed.StartZooKeeper(t)
+	cfg := onCommon(t)
 	for range 20 {
-		s := open(t, zk.Config{Servers: []string{server.Address()}})
+		s := open(t, cfg)
 		session, err := s.NewSession(t.Context(), time.Hour)
 		require.NoError(t, err)
 		var wg sync.WaitGroup
