@@ -211,7 +211,7 @@ func lockIdleCost(b *lockBench) {
 	for _, kind := range sent {
 		calls[kind]++
 	}
-	require.Len(t, calls, 2, "%v", sent)
+	require.Len(t, sent, calls[callRenew]+calls[callCommit], "%v", sent)
 	require.GreaterOrEqual(t, calls[callRenew], 3)
 	require.LessOrEqual(t, calls[callCommit], calls[callRenew], "%v", sent)
 }

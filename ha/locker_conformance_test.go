@@ -37,8 +37,9 @@ type lockBackend struct {
 }
 
 var lockBackends = []lockBackend{
-	memoryBackend("memory", memory.Config{}),
-	memoryBackend("memory-move-creates", memory.Config{MoveCreates: true}),
+	memoryBackend("memory", memory.Config{}, false),
+	memoryBackend("memory-proves", memory.Config{MaxTxn: 64}, true), // fewer than the locks of a case
+	memoryBackend("memory-move-creates", memory.Config{MoveCreates: true}, false),
 	{
 		name:    "etcd",
 		leaf:    inRealTime,
@@ -63,7 +64,8 @@ var lockBackends = []lockBackend{
 	},
 }
 
-func memoryBackend(name string, cfg memory.Config) lockBackend {
+// memoryBackend is a store in memory, whose sessions may prove guards.
+func memoryBackend(name string, cfg memory.Config, proves bool) lockBackend {
 	return lockBackend{
 		name: name,
 		leaf: synctest.Test,
@@ -73,7 +75,12 @@ func memoryBackend(name string, cfg memory.Config) lockBackend {
 				cfg.Clock = clock.New()
 				cluster := memory.New(cfg)
 				t.Cleanup(cluster.Close)
-				return func(context.Context) (dcs.Store, error) { return cluster.Client("client"), nil }
+				return func(context.Context) (dcs.Store, error) {
+					if proves {
+						return provingStore{cluster.Client("client")}, nil
+					}
+					return cluster.Client("client"), nil
+				}
 			}
 		},
 	}

@@ -27,7 +27,12 @@ const (
 // storeCall is one call as a fault rule sees it.
 type storeCall struct {
 	kind string
-	txn  dcs.Txn // of a commit
+	txn  dcs.Txn // of a commit; of a renewal that proves guards, these
+}
+
+// proves reports whether the call proves leases.
+func (c storeCall) proves() bool {
+	return c.kind == callCommit || c.kind == callRenew && len(c.txn.If) > 0
 }
 
 // takes reports whether the call is a commit that creates key.
@@ -187,7 +192,11 @@ func (f *faultyStore) NewSession(ctx context.Context, ttl time.Duration) (dcs.Se
 	if err != nil {
 		return nil, err
 	}
-	return &faultySession{Session: got, store: f}, nil
+	session := &faultySession{Session: got, store: f}
+	if prover, proves := got.(dcs.Prover); proves {
+		return &faultyProver{faultySession: session, inner: prover}, nil
+	}
+	return session, nil
 }
 
 func (f *faultyStore) Close() error { return f.inner.Close() }
@@ -203,6 +212,42 @@ func (s *faultySession) Renew(ctx context.Context) error {
 
 func (s *faultySession) Close(ctx context.Context) error {
 	return s.store.do(ctx, storeCall{kind: callEnd}, s.Session.Close)
+}
+
+// faultyProver is a faultySession that proves guards when it is renewed.
+type faultyProver struct {
+	*faultySession
+	inner dcs.Prover
+}
+
+func (p *faultyProver) RenewIf(ctx context.Context, guards []dcs.Guard) error {
+	return p.store.do(ctx, storeCall{kind: callRenew, txn: dcs.Txn{If: guards}}, func(ctx context.Context) error {
+		return p.inner.RenewIf(ctx, guards)
+	})
+}
+
+// provingStore makes provers of the sessions of a store.
+type provingStore struct{ dcs.Store }
+
+func (s provingStore) NewSession(ctx context.Context, ttl time.Duration) (dcs.Session, error) {
+	session, err := s.Store.NewSession(ctx, ttl)
+	if err != nil {
+		return nil, err
+	}
+	return provingSession{session, s.Store}, nil
+}
+
+type provingSession struct {
+	dcs.Session
+	store dcs.Store
+}
+
+func (s provingSession) RenewIf(ctx context.Context, guards []dcs.Guard) error {
+	if err := s.Renew(ctx); err != nil || len(guards) == 0 {
+		return err
+	}
+	_, err := s.store.Commit(ctx, dcs.Txn{If: guards})
+	return err
 }
 
 // Rules.

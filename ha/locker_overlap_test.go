@@ -35,7 +35,7 @@ func overlaps() []lockCase {
 		{"SlowClock", holder, slow, fault{}, partitioned},
 		{"SlowClockHalfOpen", holder, slow, fault{}, halfOpen},
 		{"RenewalsLost", holder, [2]float64{1, 1}, fault{}, func(c storeCall) fault { return fault{lost: c.kind == callRenew} }},
-		{"ProofsLost", holder, [2]float64{1, 1}, fault{}, func(c storeCall) fault { return fault{lost: c.kind == callCommit} }},
+		{"ProofsLost", holder, [2]float64{1, 1}, fault{}, func(c storeCall) fault { return fault{lost: c.proves()} }},
 	} {
 		cases = append(cases, lockCase{"NoOverlap" + tc.name, meaning, func(b *lockBench) {
 			noOverlap(b, tc.who, tc.rates, tc.usual, tc.then)
