@@ -89,6 +89,11 @@ func (s *stage) build(ctx context.Context, o Options) error {
 	if s.store, err = s.servers.open(ctx); err != nil {
 		return err
 	}
+	// Before ports for the nodes are chosen: it takes a while, in which somebody
+	// else could take them.
+	if err := s.servers.start(ctx); err != nil {
+		return err
+	}
 	timing, written := timingOf(o)
 	s.timing = timing
 	s.cluster, err = testbed.NewCluster(testbed.ClusterConfig{
@@ -102,9 +107,6 @@ func (s *stage) build(ctx context.Context, o Options) error {
 		return err
 	}
 	if s.looker, err = workload.NewLooker(s.cluster.Target()); err != nil {
-		return err
-	}
-	if err := s.servers.start(ctx); err != nil {
 		return err
 	}
 	return s.cluster.Start()
