@@ -33,23 +33,49 @@ func (m *modelServers) session(name string) (*Session, error) {
 	return nil, fmt.Errorf("there is no session %q", name)
 }
 
-// Commit implements Clients.
+// statement is what a client has asked for and no server has begun.
+type statement struct {
+	session *Session
+	row     string
+}
+
+// Commit implements Clients. Until the server begins with it, everything else may
+// happen first.
 func (m *modelServers) Commit(session, row string) error {
 	s, err := m.session(session)
 	if err != nil {
 		return err
 	}
-	if err = s.Insert(row); err == nil {
-		_, err = s.Commit()
+	m.asked = append(m.asked, statement{s, row})
+	m.answers[row] = Waiting
+	if m.rand == nil {
+		m.execute(0)
 	}
-	m.refused[row] = err != nil
 	return nil
+}
+
+// execute has a server begin with a statement.
+func (m *modelServers) execute(i int) {
+	a := m.asked[i]
+	m.asked = slices.Delete(m.asked, i, i+1)
+	err := a.session.Insert(a.row)
+	if err == nil {
+		_, err = a.session.Commit()
+	}
+	switch {
+	case err == nil:
+		delete(m.answers, a.row)
+	case a.session.Lost():
+		m.answers[a.row] = Unknown
+	default:
+		m.answers[a.row] = refusedRow
+	}
 }
 
 // Outcome implements Clients.
 func (m *modelServers) Outcome(row string) Outcome {
-	if m.refused[row] {
-		return refusedRow
+	if answer, ok := m.answers[row]; ok {
+		return answer
 	}
 	c, err := m.cluster.Commit(row)
 	if err != nil {

@@ -42,7 +42,11 @@ func (m *modelServers) Freeze(node, process string) error {
 	if err != nil {
 		return err
 	}
-	return m.cluster.Freeze(node, name)
+	err = m.cluster.Freeze(node, name)
+	if err == nil {
+		m.frozen[node+"/"+process] = true
+	}
+	return err
 }
 
 // Thaw implements Faults.
@@ -55,7 +59,12 @@ func (m *modelServers) Thaw(node, process string) error {
 	if err != nil {
 		return err
 	}
-	return m.cluster.Thaw(node, name)
+	if !m.frozen[node+"/"+process] {
+		return fmt.Errorf("%s of %s is not frozen", process, node)
+	}
+	delete(m.frozen, node+"/"+process)
+	_ = m.cluster.Thaw(node, name) // it may have ended
+	return nil
 }
 
 // Kill implements Faults.
@@ -152,6 +161,9 @@ func (m *modelServers) Tear(row, from, to string) error {
 	if err := errors.Join(m.Connect(row, from, SessionOptions{}), m.Commit(row, row)); err != nil {
 		return err
 	}
+	for len(m.asked) > 0 {
+		m.execute(0)
+	}
 	sender, receiver := from+"/sender "+to, to+"/"+processReceiver
 	for _, next := range []struct{ process, action string }{
 		{from + "/" + processWAL, actionFlush}, {sender, actionShipPart}, {receiver, "receive"}, {receiver, actionFlush},
@@ -212,7 +224,14 @@ func (m *modelServers) Load(node string, size pg.LSN) error {
 
 // PauseReplay implements Operator.
 func (m *modelServers) PauseReplay(node string) error {
-	return m.ask(node, func() error { return m.cluster.PauseReplay(node) })
+	return m.ask(node, func() error {
+		err := m.cluster.PauseReplay(node)
+		frozen := func() bool { u := m.cluster.server(node).proc.startup; return u != nil && u.frozen }
+		if err == nil && look(m.cluster, frozen) {
+			err = fmt.Errorf("%s: %w: replay is not paused before the startup process goes on", node, ErrRefused)
+		}
+		return err
+	})
 }
 
 // ResumeReplay implements Operator.

@@ -37,9 +37,11 @@ type modelServers struct {
 	controls  map[string]*Controller
 	cut       map[string]bool // "a>b"
 	sessions  map[string]*Session
-	refused   map[string]bool   // rows that no session could commit
-	limits    map[string]pg.LSN // "a>b": up to where b receives from a
-	unflushed map[string]bool   // nodes on which nothing is flushed
+	asked     []statement        // on their way to a server, oldest first
+	answers   map[string]Outcome // of rows that the ledger does not know
+	limits    map[string]pg.LSN  // "a>b": up to where b receives from a
+	unflushed map[string]bool    // nodes on which nothing is flushed
+	frozen    map[string]bool    // "node/process", until it is thawed
 
 	tasks   []*modelTask // unfinished, oldest first
 	current *modelTask   // the one that runs, nil for the script
@@ -63,7 +65,7 @@ const retries = 4
 func newModelServers(names []string, without []Rule) (*modelServers, error) {
 	m := &modelServers{
 		names: names, controls: map[string]*Controller{}, cut: map[string]bool{}, sessions: map[string]*Session{},
-		refused: map[string]bool{}, unflushed: map[string]bool{}, limits: map[string]pg.LSN{}, seed: func(int) uint64 { return 0 },
+		answers: map[string]Outcome{}, unflushed: map[string]bool{}, frozen: map[string]bool{}, limits: map[string]pg.LSN{}, seed: func(int) uint64 { return 0 },
 	}
 	// As real servers of the suite are configured: small segments, no timed
 	// checkpoint, WAL held by slots only.
@@ -133,7 +135,7 @@ func (m *modelServers) tick() bool {
 	if m.slow != "" {
 		ready, enabled = m.hold(ready, enabled)
 	}
-	n := len(ready) + len(enabled)
+	n := len(m.asked) + len(ready) + len(enabled)
 	if n == 0 {
 		return false
 	}
@@ -141,11 +143,14 @@ func (m *modelServers) tick() bool {
 	if m.rand != nil {
 		i = m.rand.IntN(n)
 	}
-	if i < len(ready) {
-		m.resume(ready[i])
-		return true
+	switch j := i - len(m.asked); {
+	case j < 0:
+		m.execute(i)
+	case j < len(ready):
+		m.resume(ready[j])
+	default:
+		m.fire(enabled[j-len(ready)])
 	}
-	m.fire(enabled[i-len(ready)])
 	return true
 }
 

@@ -108,6 +108,8 @@ func (s *script) take(action, line string) {
 	switch word {
 	case "commit":
 		s.rows++
+	case "kill": // what its controller says before it has noticed tells nothing
+		s.lines = append(s.lines, "see process of "+object[strings.LastIndex(object, " ")+1:]+" = crashed")
 	case "freeze":
 		s.frozen = append(s.frozen, object)
 	case "thaw":
