@@ -14,8 +14,9 @@ demo: ## run a cluster of three nodes on this machine and watch it fail over (AR
 test: ## run vet, lint and every test with the race detector, as CI does
 	@scripts/test
 
-build: ## build bin/pghad
+build: ## build bin/pghad and bin/pghad-guard
 	go build -o bin/pghad ./cmd/pghad
+	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/pghad-guard ./cmd/pghad-guard
 
 vet: ## run go vet
 	go vet ./...

@@ -45,6 +45,8 @@ type ClusterConfig struct {
 	BinDir string
 	// Timing is the section of that name in each configuration file.
 	Timing map[string]string
+	// Mode, as mode in each configuration file. Default: the daemon's.
+	Mode string
 	// Parameters are PostgreSQL's settings on each node.
 	Parameters map[string]string
 	// LogLevel of the agents. Default: info.
@@ -174,6 +176,9 @@ func (c *Cluster) settings(node *clusterNode, first bool) yaml.MapSlice {
 		}},
 		{Key: "api", Value: yaml.MapSlice{{Key: "listen", Value: net.JoinHostPort(clusterHost, strconv.Itoa(node.api))}}},
 		{Key: "log", Value: yaml.MapSlice{{Key: "level", Value: c.cfg.LogLevel}}},
+	}
+	if c.cfg.Mode != "" {
+		settings = append(settings, yaml.MapItem{Key: "mode", Value: c.cfg.Mode})
 	}
 	if len(c.cfg.Timing) > 0 {
 		settings = append(settings, yaml.MapItem{Key: "timing", Value: c.cfg.Timing})
@@ -373,6 +378,78 @@ func (c *Cluster) KillAgent(name string) error {
 		return fmt.Errorf("the agent of node %s does not run", name)
 	}
 	return node.process.kill()
+}
+
+// FreezeAgent stops the agent of a node as SIGSTOP does, and nothing else.
+func (c *Cluster) FreezeAgent(name string) error { return c.signalAgent(name, syscall.SIGSTOP) }
+
+// ThawAgent lets a frozen agent go on.
+func (c *Cluster) ThawAgent(name string) error { return c.signalAgent(name, syscall.SIGCONT) }
+
+func (c *Cluster) signalAgent(name string, sig syscall.Signal) error {
+	node, err := c.node(name)
+	if err != nil {
+		return err
+	}
+	node.mu.Lock()
+	defer node.mu.Unlock()
+	if !node.runs() {
+		return fmt.Errorf("the agent of node %s does not run", name)
+	}
+	return node.process.signal(sig)
+}
+
+// FreezeNode stops every process of a node: its agent, its guard and its PostgreSQL.
+// The machine, and so its clocks, goes on.
+func (c *Cluster) FreezeNode(name string) error {
+	if err := c.FreezeAgent(name); err != nil {
+		return err
+	}
+	node, err := c.node(name)
+	if err != nil {
+		return err
+	}
+	// Whoever was started while the others were found is found next.
+	for frozen := 0; ; {
+		found := node.processes()
+		if len(found) == frozen {
+			return nil
+		}
+		frozen = len(found)
+		if err := signalAll(found, syscall.SIGSTOP); err != nil {
+			return fmt.Errorf("freeze node %s: %w", name, err)
+		}
+	}
+}
+
+// ThawNode lets a frozen node go on.
+func (c *Cluster) ThawNode(name string) error {
+	node, err := c.node(name)
+	if err != nil {
+		return err
+	}
+	if err := signalAll(node.processes(), syscall.SIGCONT); err != nil {
+		return fmt.Errorf("thaw node %s: %w", name, err)
+	}
+	return c.ThawAgent(name)
+}
+
+// processes are those of a node but its agent.
+func (n *clusterNode) processes() []proc {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var found []proc
+	if n.runs() {
+		found = descendants(n.process.cmd.Process.Pid)
+	}
+	for _, others := range [][]proc{serverProcesses(n.data()), processesIn(n.dir)} {
+		for _, other := range others {
+			if !slices.Contains(found, other) && (n.process == nil || other.pid != n.process.cmd.Process.Pid) {
+				found = append(found, other)
+			}
+		}
+	}
+	return found
 }
 
 // KillPostmaster ends the postmaster of a node with SIGKILL, and nothing else:

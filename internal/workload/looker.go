@@ -108,7 +108,13 @@ func (l *Looker) Close() {
 
 // Whole reports whether one node is the primary, all others stream, and it
 // counts each of them.
-func Whole(looks []Look) bool {
+func Whole(looks []Look) bool { return whole(looks, len(looks)-1) }
+
+// WholeAsync reports whether one node is the primary, all others stream, and it
+// waits for none of them.
+func WholeAsync(looks []Look) bool { return whole(looks, 0) }
+
+func whole(looks []Look, counts int) bool {
 	primaries, receiving, counted := 0, 0, 0
 	for _, look := range looks {
 		switch {
@@ -119,5 +125,5 @@ func Whole(looks []Look) bool {
 			receiving++
 		}
 	}
-	return primaries == 1 && receiving == len(looks)-1 && counted == len(looks)-1
+	return primaries == 1 && receiving == len(looks)-1 && counted == counts
 }

@@ -44,6 +44,7 @@ Scripts: ` + strings.Join(demo.Scripts(), ", "),
 	f.StringVar(&options.Sabotage, "sabotage", "", "plant a fault that the verdict must find: "+strings.Join(demo.Sabotages(), " or ")+" (`KIND`)")
 	f.StringVar(&options.DCS, "dcs", demo.DCSEmbedded, "`KIND` of the configuration store: "+strings.Join(demo.DCSKinds(), ", "))
 	f.IntVar(&options.DCSMembers, "dcs-members", 1, "`NUMBER` of its servers: 1, or 3 with etcd and zookeeper")
+	f.StringVar(&options.Mode, "mode", demo.ModeQuorum, "how commits are made durable: "+demo.ModeQuorum+", or "+demo.ModeAsync+", in which a failover may lose some (`MODE`)")
 	f.BoolVar(&options.Quick, "quick", false, "give the nodes short timings: a lease of 3s instead of the default of 10s")
 	f.BoolVar(&options.Keep, "keep", false, "keep the files if the verdict is not ok")
 	cmd.AddCommand(a.demoSweep())
@@ -79,6 +80,8 @@ func (a *app) runDemo(ctx context.Context, options demo.Options) error {
 		return &usageError{fmt.Errorf("--dcs-members %d is not possible: write 1 or 3", options.DCSMembers)}
 	case options.DCSMembers != 1 && options.DCS == demo.DCSEmbedded:
 		return &usageError{fmt.Errorf("--dcs-members %d needs --dcs %s or %s: the embedded store has one member", options.DCSMembers, demo.DCSEtcd, demo.DCSZooKeeper)}
+	case options.Mode != demo.ModeQuorum && options.Mode != demo.ModeAsync:
+		return &usageError{fmt.Errorf("--mode %q is unknown: write %s or %s", options.Mode, demo.ModeQuorum, demo.ModeAsync)}
 	case options.Script == "" && (options.JSON || options.Sabotage != ""):
 		return &usageError{errors.New("--json and --sabotage need a --script")}
 	}

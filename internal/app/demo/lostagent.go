@@ -46,6 +46,43 @@ func (p *play) killAgent(ctx context.Context) error {
 	return p.tellLate()
 }
 
+// freezes is for how many leases something stays frozen.
+const freezes = 3
+
+// freezeAgent stops the agent of the primary for three leases, and lets it go on.
+// Meanwhile the guard stops its PostgreSQL, and another node takes over.
+func (p *play) freezeAgent(ctx context.Context) error {
+	return p.freeze(ctx, "the agent", p.cluster.FreezeAgent, p.cluster.ThawAgent)
+}
+
+// freezeNode stops every process of the primary's node for three leases. When they go
+// on, its PostgreSQL still believes that it is the primary, until its guard has run.
+func (p *play) freezeNode(ctx context.Context) error {
+	return p.freeze(ctx, "everything", p.cluster.FreezeNode, p.cluster.ThawNode)
+}
+
+func (p *play) freeze(ctx context.Context, what string, freeze, thaw func(string) error) error {
+	if err := p.hit(what, "frozen", freeze); err != nil {
+		return err
+	}
+	frozen := time.Now()
+	if err := p.awaitWrites(ctx); err != nil {
+		return err
+	}
+	if err := p.wait(ctx, freezes*p.timing.TTL-time.Since(frozen)); err != nil {
+		return err
+	}
+	state := "its PostgreSQL is there"
+	if _, err := p.cluster.Postmaster(p.victim); err != nil {
+		state = "its PostgreSQL has ended"
+	}
+	p.sayf("%s of %s goes on; %s", what, p.victim, state)
+	if err := p.comeBack(ctx, thaw); err != nil {
+		return err
+	}
+	return p.tellLate()
+}
+
 // tellLate says how often the deposed primary was tried.
 func (p *play) tellLate() error {
 	_, entries, err := workload.ReadLedger(p.ledgerPath())

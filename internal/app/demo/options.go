@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/pghad/pghad/ha/quorum"
 )
 
 // Options say what Run does. Zero fields mean the defaults.
@@ -24,6 +26,10 @@ type Options struct {
 	// DCSMembers is how many servers that consists of: 1 or 3, and 1 for
 	// DCSEmbedded. Default: 1.
 	DCSMembers int
+	// Mode is how commits are made durable, as mode in the configuration. Default:
+	// ModeQuorum. In ModeAsync a failover may lose commits; that two nodes accept
+	// writes at one time, it may not.
+	Mode string
 	// Quick gives the nodes short timings (a lease of 3 s). Default: those of the
 	// daemon, so that what is measured is what a user gets.
 	Quick bool
@@ -45,6 +51,12 @@ type Options struct {
 	Stdout io.Writer // result and live picture. Default: os.Stdout
 	Stderr io.Writer // progress. Default: os.Stderr
 }
+
+// What Options.Mode can be.
+const (
+	ModeQuorum = string(quorum.ModeQuorum)
+	ModeAsync  = string(quorum.ModeAsync)
+)
 
 // What --sabotage plants.
 const (
@@ -78,6 +90,13 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if err := checkDCS(o.DCS, o.DCSMembers); err != nil {
 		return o, err
+	}
+	switch o.Mode {
+	case "":
+		o.Mode = ModeQuorum
+	case ModeQuorum, ModeAsync:
+	default:
+		return o, fmt.Errorf("there is no mode %q; use %s or %s", o.Mode, ModeQuorum, ModeAsync)
 	}
 	if o.Limit <= 0 {
 		o.Limit = scripts[o.Script].limit

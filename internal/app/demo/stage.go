@@ -97,7 +97,7 @@ func (s *stage) build(ctx context.Context, o Options) error {
 	timing, written := timingOf(o)
 	s.timing = timing
 	s.cluster, err = testbed.NewCluster(testbed.ClusterConfig{
-		Binary: o.Program, Dir: s.dir, Store: s.servers.kind, Endpoints: s.servers.endpoints, BinDir: o.BinDir, Timing: written,
+		Binary: o.Program, Dir: s.dir, Store: s.servers.kind, Endpoints: s.servers.endpoints, BinDir: o.BinDir, Timing: written, Mode: o.Mode,
 		Parameters: map[string]string{"shared_buffers": "32MB"},
 	})
 	if err != nil {
@@ -165,13 +165,20 @@ func (s *stage) awaitWhole(ctx context.Context) (clusterview.View, error) {
 		if missing := missing(view, len(s.cluster.Names())); missing != "" {
 			return errors.New(missing)
 		}
-		if looks := s.looker.Look(ctx); !workload.Whole(looks) {
+		agree := workload.Whole
+		if view.Quorum.Mode == ModeAsync {
+			agree = workload.WholeAsync
+		}
+		if looks := s.looker.Look(ctx); !agree(looks) {
 			return fmt.Errorf("the servers do not agree: %+v", looks)
 		}
 		return nil
 	})
 	return view, err
 }
+
+// acknowledgements are those that a commit waits for in a mode, with three nodes.
+var acknowledgements = map[string]int{ModeQuorum: 1, ModeAsync: 0}
 
 // missing says what a cluster of n nodes lacks to be whole, "" if nothing.
 func missing(view clusterview.View, n int) string {
@@ -180,7 +187,7 @@ func missing(view clusterview.View, n int) string {
 		return "no leader is in office: " + view.Why
 	case view.Gate != "open":
 		return "the leader does not admit clients: " + view.Gate
-	case view.Quorum == nil || view.Quorum.K != 1 || len(view.Quorum.Members) != n-1:
+	case view.Quorum == nil || view.Quorum.K != acknowledgements[view.Quorum.Mode] || len(view.Quorum.Members) != n-1:
 		return fmt.Sprintf("the quorum is %+v", view.Quorum)
 	}
 	for _, node := range view.Nodes {
@@ -188,7 +195,7 @@ func missing(view clusterview.View, n int) string {
 		case node.Name == view.Leader:
 		case node.Quorum != clusterview.InQuorumMember:
 			return fmt.Sprintf("node %s does not count: it is %s, %s; %s", node.Name, node.Role, node.State, node.Why)
-		case node.Sync != "quorum":
+		case node.Sync != view.Quorum.Mode: // sync_state has the same words
 			// The leader's opinion, which is what a switchover goes by, is some moments old.
 			return fmt.Sprintf("%s does not say yet that %s streams from it: %q", view.Leader, node.Name, node.Sync)
 		}
