@@ -8,11 +8,15 @@ import (
 )
 
 // Exit is what becomes of a node's server and locks when the context of Run ends:
-// that of NodeConfig, or the one that is the cause of the context's end.
+// that of NodeConfig, or the one of which the cause of the context's end is made.
 type Exit string
 
-// Error makes an Exit the cause of a context's end: see context.WithCancelCause.
-func (e Exit) Error() string { return "the node is to end: " + string(e) }
+// Cause is for whoever ends the context of Run: see context.WithCancelCause.
+func (e Exit) Cause() error { return &exitError{e} }
+
+type exitError struct{ exit Exit }
+
+func (e *exitError) Error() string { return "the node is to end: " + string(e.exit) }
 
 func (e Exit) valid() bool { return e == ExitHandOver || e == ExitStop || e == ExitKeep }
 
@@ -36,8 +40,8 @@ var errKept = errors.New("the node has ended, and leaves the server to the next 
 // exit ends the node. The loop has ended with ctx; the watches still poke.
 func (n *Node) exit(ctx context.Context) error {
 	how := n.cfg.Exit
-	if asked := Exit(""); errors.As(context.Cause(ctx), &asked) && asked.valid() {
-		how = asked
+	if asked, ok := errors.AsType[*exitError](context.Cause(ctx)); ok && asked.exit.valid() {
+		how = asked.exit
 	}
 	ctx = context.WithoutCancel(ctx)
 	switch how {

@@ -188,7 +188,7 @@ func (a *agent) kill() {
 }
 
 // stop asks the agent to end, as SIGTERM does.
-func (a *agent) stop(exit ha.Exit) { a.cancel(exit) }
+func (a *agent) stop(exit ha.Exit) { a.cancel(exit.Cause()) }
 
 // pause stops the agent's program like SIGSTOP: no reply, timer or news reaches
 // it. What it has sent goes on.
