@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -118,7 +119,9 @@ func New(config Config) (*Controller, error) {
 }
 
 // lockFile takes a lock that ends with this process and with the programs that it
-// runs. Those of a controller that was killed end within moments, and are waited for.
+// runs. Those of a controller that was killed end with it, but not what they have
+// started: pg_basebackup's receiver waits for its server's next word. Such orphans
+// are killed.
 func lockFile(path string, cfg Config) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // a file of the configured directories
 	if err != nil {
@@ -128,7 +131,12 @@ func lockFile(path string, cfg Config) (*os.File, error) {
 	for {
 		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {
+			// Without room for it nobody is taken for an orphan, see killOrphans.
+			_, _ = fmt.Fprintf(io.NewOffsetWriter(f, 0), "%10d\n", os.Getpid())
 			return f, nil
+		}
+		if err := killOrphans(path); err != nil {
+			return nil, errors.Join(err, f.Close())
 		}
 		if !cfg.Clock.Now().Before(deadline) {
 			return nil, errors.Join(errors.New("another controller uses it: give each server a directory of its own, or stop the other program"), f.Close())

@@ -99,6 +99,63 @@ func recoveringFile(dataDir string) string {
 	return ""
 }
 
+// killOrphans kills the processes that hold a controller's lock since one was killed
+// that had started them. None is killed while the controller that wrote its number
+// into the lock holds it, nor one that has the lock by another descriptor than a
+// program inherits it by, nor one that runs the same program as this process.
+func killOrphans(lock string) error {
+	held, err := os.Stat(lock)
+	if err != nil {
+		return fmt.Errorf("look for who holds %s: %w", lock, err)
+	}
+	text, err := os.ReadFile(lock) //nolint:gosec // a file of the configured directories
+	if err != nil {
+		return fmt.Errorf("look for who holds %s: %w", lock, err)
+	}
+	owner, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || owner == os.Getpid() || holds(owner, held) {
+		return nil //nolint:nilerr // it has just been made: its controller lives
+	}
+	self, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		return fmt.Errorf("look for who holds %s: %w", lock, err)
+	}
+	processes, err := os.ReadDir("/proc")
+	if err != nil {
+		return fmt.Errorf("look for who holds %s: %w", lock, err)
+	}
+	for _, process := range processes {
+		pid, err := strconv.Atoi(process.Name())
+		if err != nil {
+			continue
+		}
+		proc := filepath.Join("/proc", process.Name())
+		inherited, err := os.Stat(filepath.Join(proc, "fd", strconv.Itoa(inheritedLock)))
+		if err != nil || !os.SameFile(inherited, held) {
+			continue
+		}
+		if program, err := os.Stat(filepath.Join(proc, "exe")); err == nil && !os.SameFile(program, self) {
+			kill([]int{pid})
+		}
+	}
+	return nil
+}
+
+// holds reports whether a process has a file open.
+func holds(pid int, file os.FileInfo) bool {
+	dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return false // gone, or another user's, who cannot have it
+	}
+	for _, name := range names {
+		if info, err := os.Stat(filepath.Join(dir, name.Name())); err == nil && os.SameFile(info, file) {
+			return true
+		}
+	}
+	return false
+}
+
 // dieWithParent makes a child end with the thread that starts it.
 func dieWithParent(attributes *syscall.SysProcAttr) { attributes.Pdeathsig = syscall.SIGKILL }
 

@@ -38,6 +38,9 @@ func blockings(int) (uint64, error) {
 // recoveringFile cannot be known without a library of the system.
 func recoveringFile(string) string { return "" }
 
+// killOrphans cannot find them without a library of the system.
+func killOrphans(string) error { return nil }
+
 // dieWithParent does nothing where the kernel does not offer it: the child holds the
 // controller's lock, and keeps the next one away until it has ended.
 func dieWithParent(*syscall.SysProcAttr) {}

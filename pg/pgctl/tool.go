@@ -102,6 +102,9 @@ func (c *Controller) runTool(ctx context.Context, t tool) (string, error) {
 	return output.String(), nil
 }
 
+// inheritedLock is the descriptor by which a program holds the controller's lock.
+const inheritedLock = 3
+
 // tail keeps the end of what is written to it, and hands on its lines.
 type tail struct {
 	line   func(string)
