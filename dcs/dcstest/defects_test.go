@@ -692,12 +692,9 @@ var watchDefects = []defect{
 				go func() {
 					defer close(out)
 					defer cancel()
-					n := 0
-					for u := range f.Store.Watch(ctx, prefix) {
+					// A second update need not come: states may be merged.
+					if u, open := <-f.Store.Watch(ctx, prefix); open {
 						out <- u
-						if n++; n == 2 {
-							return
-						}
 					}
 				}()
 				return out
@@ -1014,13 +1011,18 @@ var faultDefects = []defect{
 	{
 		name: "closing waits for what is under way",
 		plant: in(func(f *flawed) {
+			var mu sync.Mutex // what Wait waits for is added before it
 			var calls sync.WaitGroup
 			f.get = func(ctx context.Context, key string) (dcs.KV, error) {
+				mu.Lock()
 				calls.Add(1)
+				mu.Unlock()
 				defer calls.Done()
 				return f.Store.Get(ctx, key)
 			}
 			f.close = func() error {
+				mu.Lock()
+				mu.Unlock() //nolint:staticcheck // an order is all that is wanted
 				calls.Wait()
 				return f.Store.Close()
 			}
