@@ -165,7 +165,8 @@ type SlotKeeper interface {
 	// EnsureSlots creates the slots that are missing, reserving WAL at once,
 	// and advances those that nobody uses to pg.Slot.Advance (never past what
 	// this server has replayed), so that a standby's slots do not hold WAL for
-	// ever. It never removes one. It works on a standby too.
+	// ever. It never removes a slot unless the configuration says after how long,
+	// and replaces one that has lost its WAL. It works on a standby too.
 	EnsureSlots(ctx context.Context, slots []pg.Slot) error
 }
 

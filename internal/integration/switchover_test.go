@@ -87,6 +87,9 @@ func TestSwitchoversInARow(t *testing.T) {
 		if to != "" {
 			require.Equal(t, to, leader)
 		}
+		c.await("clients are admitted", func(r record.Cluster) bool {
+			return r.Status.Value.Leader == leader && r.Status.Value.Gate == "open"
+		})
 		require.NoError(t, c.sql(leader, "INSERT INTO t VALUES (1)"))
 		c.await("a whole cluster", whole(leader, 2, 1))
 		require.Empty(t, rebuilt.list(), "the old primary follows as it is")
