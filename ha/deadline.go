@@ -111,8 +111,9 @@ func (n *Node) keepDeadline(o *office) {
 		return
 	}
 	ctx := context.WithoutCancel(o.ctx)
-	said := ""
+	said, stop := "", func() bool { return false } // of the timer that is armed: one at a time
 	for range o.warrant.moved {
+		stop()
 		if o.warrant.hasLeft() {
 			return
 		}
@@ -129,7 +130,7 @@ func (n *Node) keepDeadline(o *office) {
 			n.cfg.Logger.WarnContext(ctx, "the guard is not told how long the server may run writable", "error", err)
 		}
 		if !over && (err != nil || o.warrant.isAlone()) {
-			n.cfg.Clock.AfterFunc(n.cfg.Timing.RenewEvery/3, o.warrant.poke)
+			stop = n.cfg.Clock.AfterFunc(n.cfg.Timing.RenewEvery/3, o.warrant.poke).Stop
 		}
 	}
 }

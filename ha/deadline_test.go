@@ -12,6 +12,8 @@ import (
 
 	"github.com/benbjohnson/clock"
 	"github.com/stretchr/testify/require"
+
+	"github.com/pghad/pghad/ha/quorum"
 )
 
 // heldServer is a server in the hands of a guard, of which only the deadline counts.
@@ -123,5 +125,29 @@ func TestDeadlineIsToldAgainUntilItIsTaken(t *testing.T) {
 		server.fail(nil)
 		time.Sleep(w.locker.timing.RenewEvery / 2)
 		require.NotEmpty(t, server.heard(), "without waiting for the next renewal")
+	})
+}
+
+// A primary without which no election can be held tells its guard again and again:
+// at a steady pace, whatever else moves its warrant.
+func TestDeadlineOfAPrimaryThatIsAloneIsToldAtASteadyPace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		server := &heldServer{}
+		w := keeping(t, server)
+		w.settle(quorum.Config{Mode: quorum.ModeQuorum, Primary: life("a")})
+		w.poke()
+		server.heard()
+		const periods = 20
+		for range 3 * periods {
+			time.Sleep(w.locker.timing.RenewEvery / 3)
+			w.poke() // as a promise or a look does
+		}
+		told := server.heard()
+		require.GreaterOrEqual(t, len(told), 3*periods)
+		require.LessOrEqual(t, len(told), 8*periods, "each poke and each renewal is told once, and no timer is left over")
+		for _, left := range told {
+			require.LessOrEqual(t, left, w.locker.timing.window(10*time.Second).Round(time.Millisecond), "no deadline outlasts a lease, if others are added")
+		}
 	})
 }
