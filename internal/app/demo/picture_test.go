@@ -65,7 +65,7 @@ func TestMissing(t *testing.T) {
 	whole := func() clusterview.View {
 		return clusterview.View{
 			Leader: "a", Term: 1, Gate: "open",
-			Quorum: &clusterview.Quorum{K: 1, Members: []clusterview.Life{{Node: "b"}, {Node: "c"}}},
+			Quorum: &clusterview.Quorum{Mode: ModeQuorum, K: 1, Members: []clusterview.Life{{Node: "b"}, {Node: "c"}}},
 			Nodes:  []clusterview.Node{{Name: "a"}, {Name: "b", Quorum: "member", Sync: "quorum"}, {Name: "c", Quorum: "member", Sync: "quorum"}},
 		}
 	}
@@ -90,7 +90,8 @@ func TestOptions(t *testing.T) {
 		options Options
 		err     string
 	}{
-		"no such script":             {Options{Script: "flood"}, "use one of dcs-freeze, dcs-outage, kill-agent, kill-node, kill-postmaster, rejoin, restart-agent, switchover"},
+		"no such script":             {Options{Script: "flood"}, "use one of dcs-freeze, dcs-outage, freeze-agent, freeze-node, kill-agent, kill-node, kill-postmaster, rejoin, restart-agent, switchover"},
+		"no such mode":               {Options{Script: "rejoin", Mode: "sync"}, "use quorum or async"},
 		"no such sabotage":           {Options{Script: "rejoin", Sabotage: "bribe"}, "use one of fail-write, lose, two-writers"},
 		"sabotage that has no sense": {Options{Script: "rejoin", Sabotage: "fail-write"}, "rejoin does not promise"},
 		"sabotage without a script":  {Options{Sabotage: "lose"}, "belong to a script"},
