@@ -382,9 +382,10 @@ func TestNamesAreLookedUpAgain(t *testing.T) {
 
 	move(now)
 	require.NoError(t, old.Kill())
-	_, err = s.Get(within(t, patience), "/k")
-	for ; err != nil && strings.Contains(err.Error(), "connection closed"); _, err = s.Get(within(t, patience), "/k") {
-		continue // it had not been noticed yet
+	ctx := within(t, patience)
+	_, err = s.Get(ctx, "/k")
+	for ; errors.Is(err, dcs.ErrUnavailable) && ctx.Err() == nil; _, err = s.Get(ctx, "/k") {
+		continue // that the old one is dead had not been noticed yet, or it was tried once more
 	}
 	requireOnly(t, err, dcs.ErrNotFound)
 	await(t, updates, func(u dcs.Update) bool { return u.Err == nil && len(u.KVs) == 0 })

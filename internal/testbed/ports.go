@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,25 +23,40 @@ const (
 // handedOut are the ports that this process has been given; each is given once.
 var handedOut struct {
 	sync.Mutex
-	ports map[int]bool
+	ports map[int]net.Listener // what keeps other processes from them; nil where nothing can
 }
 
-// FreePorts finds n loopback ports that nobody listens on at the moment.
-// Another process may still take one before it is used.
+// claim keeps a port for this process, for the rest of its life, among all that ask
+// FreePorts: by an abstract socket, which vanishes with the process.
+func claim(port int) (net.Listener, error) {
+	if runtime.GOOS != "linux" {
+		return nil, nil //nolint:nilnil // nothing is held where nothing can be
+	}
+	return net.Listen("unix", fmt.Sprintf("@pghad-port-%d", port))
+}
+
+// FreePorts finds n loopback ports that nobody listens on at the moment, and that no
+// other process has been given in this way.
 func FreePorts(n int) ([]int, error) {
 	handedOut.Lock()
 	defer handedOut.Unlock()
 	if handedOut.ports == nil {
-		handedOut.ports = make(map[int]bool)
+		handedOut.ports = make(map[int]net.Listener)
 	}
 	end := outgoingStart()
 	ports := make([]int, 0, n)
 	var last error
 	for tries := 0; len(ports) < n && tries < 1000; tries++ {
 		port := lowestPort + rand.IntN(end-lowestPort) //nolint:gosec // not a secret
-		if handedOut.ports[port] {
+		if _, given := handedOut.ports[port]; given {
 			continue
 		}
+		claimed, err := claim(port)
+		if err != nil {
+			last = err
+			continue
+		}
+		handedOut.ports[port] = claimed // also if somebody else listens: not again
 		listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err != nil {
 			last = err
@@ -49,7 +65,6 @@ func FreePorts(n int) ([]int, error) {
 		if err := listener.Close(); err != nil {
 			return nil, fmt.Errorf("find a free port: %w", err)
 		}
-		handedOut.ports[port] = true
 		ports = append(ports, port)
 	}
 	if len(ports) < n {

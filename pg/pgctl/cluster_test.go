@@ -4,13 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -19,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pghad/pghad/ha"
+	"github.com/pghad/pghad/internal/testbed"
 	"github.com/pghad/pghad/pg"
 	"github.com/pghad/pghad/pg/pgctl"
 )
@@ -106,25 +105,13 @@ func (n *node) open() {
 	n.Controller = controller
 }
 
-// nextPort counts the ports that this process has tried.
-var nextPort atomic.Int32
-
 // freePort finds a port below those that the system gives to clients, so that
 // no connection of a test running beside takes it before the server listens.
 func freePort(tb testing.TB) int {
 	tb.Helper()
-	const lowest, count = 10000, 20000
-	for range count {
-		port := lowest + (os.Getpid()*97+int(nextPort.Add(1)))%count
-		listener, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
-		if err != nil {
-			continue
-		}
-		require.NoError(tb, listener.Close())
-		return port
-	}
-	tb.Fatal("no free port")
-	return 0
+	ports, err := testbed.FreePorts(1)
+	require.NoError(tb, err)
+	return ports[0]
 }
 
 func (n *node) log() string {
