@@ -14,18 +14,16 @@ import (
 // identity says what an operation is, independently of when it arrives. Two
 // operations that arrive at one instant are put in order by it.
 type identity struct {
-	host  string
-	life  int // of the agent
-	kind  string
-	key   string
-	stack [stackDepth]uintptr // of the caller; only looked at when all else is equal
+	host string
+	life int // of the agent
+	kind string
+	key  string
+	// stack is that of the caller, which is looked at when all else is equal: two
+	// goroutines of an agent that ask the same at one instant, from two places.
+	stack [stackDepth]uintptr
 }
 
-const stackDepth = 8
-
-// timerKind is the kind of timers, the only operations of which a node makes
-// several equal ones at a time.
-const timerKind = "timer"
+const stackDepth = 16
 
 func (id *identity) digest() digest {
 	return newDigest().str(id.host).num(uint64(id.life)).str(id.kind).str(id.key) //nolint:gosec // small, not negative
@@ -111,9 +109,7 @@ func (q *queue) Pop() any {
 // arrive brings an operation to the bus. It may be called from any goroutine of
 // the bubble, and does not block.
 func (w *World) arrive(a *arrival) {
-	if a.kind == timerKind {
-		runtime.Callers(3, a.stack[:])
-	}
+	runtime.Callers(2, a.stack[:])
 	w.mu.Lock()
 	w.inbox = append(w.inbox, a)
 	w.mu.Unlock()

@@ -138,7 +138,7 @@ func (c *nodeClock) arm(d time.Duration, fire func()) *clock.Timer {
 	handle := c.base.AfterFunc(never, func() {})
 	mono, _ := c.elapsed()
 	t := &timer{host: c.host, deadline: mono + d, stop: handle.Stop, fire: fire}
-	a := &arrival{identity: identity{host: c.host.name, kind: timerKind, key: d.String()}}
+	a := &arrival{identity: identity{host: c.host.name, kind: "timer", key: d.String()}}
 	if c.agent != nil {
 		a.life = c.agent.life
 	}

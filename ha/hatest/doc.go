@@ -26,7 +26,9 @@
 //
 // An agent's goroutines must end when its context does and its calls fail, must
 // not hold a mutex while they wait, and must not let the order of a map, or a
-// select over several things that can be ready at once, decide what they do.
+// select over several things that can be ready at once, decide what they
+// do. Two goroutines may ask the same at one instant if they do so from different
+// places in the code: they are put in order by their stacks.
 //
 // # Simulating clusters
 //

@@ -23,6 +23,7 @@ import (
 var (
 	first = flag.Uint64("first", 1, "first seed of TestSimulation")
 	seeds = flag.Int("seeds", 8, "number of seeds of TestSimulation")
+	again = flag.Uint64("again", 3, "number of seeds of TestDeterminism")
 	trace = flag.Bool("trace", false, "print the hash of each seed's trace")
 	save  = flag.String("save", "", "directory in which failures are saved: plan, shrunk plan and transcript")
 	marks = flag.Bool("marks", false, "print how often each crash point was passed and each situation was visited")
@@ -171,8 +172,8 @@ func TestSimulation(t *testing.T) {
 // TestDeterminism runs a few seeds again, on one processor and on several.
 func TestDeterminism(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
-	for seed := range uint64(3) {
-		p := hatest.NewPlan(100 + seed)
+	for seed := range *again {
+		p := hatest.NewPlan(99 + *first + seed)
 		if seed == 2 {
 			p = readPlan(t, "everything-planned-at-once")
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -62,6 +63,41 @@ func TestTheSameSeedIsTheSameRun(t *testing.T) {
 			require.Equal(t, digestOf(transcript), digestOf(text), "transcripts differ")
 			require.Equal(t, trace, again)
 		}
+	}
+}
+
+// twins asks the same of the store from two places at once, time and again.
+func twins(ctx context.Context, env hatest.Env) error {
+	for ctx.Err() == nil {
+		var both sync.WaitGroup
+		both.Go(func() {
+			_, _ = env.Store.Get(ctx, "/key")
+			env.Logger.Info("left has heard")
+		})
+		both.Go(func() {
+			_, _ = env.Store.Get(ctx, "/key")
+			env.Logger.Info("right has heard")
+		})
+		both.Wait()
+	}
+	return ctx.Err()
+}
+
+func TestEqualCallsOfOneInstantAreToldApart(t *testing.T) {
+	run := func() string {
+		var text strings.Builder
+		cfg := hatest.Config{Seed: 1, Hosts: []string{"a"}, Agent: twins, Transcript: &text}
+		hatest.Run(t, cfg, func(w *hatest.World) {
+			w.Start()
+			w.RunFor(5 * time.Second)
+			w.KillAgent("a")
+		})
+		return text.String()
+	}
+	first := run()
+	require.Contains(t, first, "left has heard")
+	for range 5 {
+		require.Equal(t, digestOf(first), digestOf(run()), "transcripts differ")
 	}
 }
 
