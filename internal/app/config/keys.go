@@ -23,6 +23,12 @@ type Key struct {
 	Note    string // says for people what the default is where it depends on something
 	Doc     string // one sentence
 	OneOf   []string
+	// Cluster: it can be set for the whole cluster, in the record that every node
+	// reads (pghad edit-config). There it wins over file and environment.
+	Cluster bool
+	// Live: a running node takes a change up, when the record changes or when it is
+	// told to read its file again (SIGHUP). Any other one needs a restart of pghad.
+	Live bool
 
 	need  need
 	split string // separates the elements of a list in the environment; "" is ","
@@ -181,11 +187,11 @@ func postgresKeys() []Key {
 			Doc: "file that holds the password",
 		},
 		{
-			Name: "postgres.parameters", field: func(c *Config) any { return &c.Postgres.Parameters },
+			Name: "postgres.parameters", Cluster: true, Live: true, field: func(c *Config) any { return &c.Postgres.Parameters },
 			Doc: "PostgreSQL settings of your own, as in postgresql.conf; those that pghad manages are refused",
 		},
 		{
-			Name: "postgres.hba", split: "\n", field: func(c *Config) any { return &c.Postgres.HBA },
+			Name: "postgres.hba", Cluster: true, Live: true, split: "\n", field: func(c *Config) any { return &c.Postgres.HBA },
 			Doc: "lines of pg_hba.conf that admit your clients; without any, nobody but pghad can connect",
 		},
 		{
@@ -242,31 +248,31 @@ func apiKeys() []Key {
 			Doc:   "host:port by which other nodes reach api.listen",
 		},
 		{
-			Name: "api.tls.cert_file", field: func(c *Config) any { return &c.API.TLS.CertFile },
+			Name: "api.tls.cert_file", Live: true, field: func(c *Config) any { return &c.API.TLS.CertFile },
 			Doc: "certificate (PEM) of this node, for the host of api.advertise, which it shows whoever asks and whomever it asks; read anew when it changes",
 		},
 		{
-			Name: "api.tls.key_file", field: func(c *Config) any { return &c.API.TLS.KeyFile },
+			Name: "api.tls.key_file", Live: true, field: func(c *Config) any { return &c.API.TLS.KeyFile },
 			Doc: "private key (PEM) of that certificate",
 		},
 		{
-			Name: "api.tls.ca_file", Note: "those of the system", field: func(c *Config) any { return &c.API.TLS.CAFile },
+			Name: "api.tls.ca_file", Live: true, Note: "those of the system", field: func(c *Config) any { return &c.API.TLS.CAFile },
 			Doc: "certificates (PEM) that the other nodes' certificates must be signed by; read anew when it changes",
 		},
 		{
-			Name: "api.tls.client_certificates", Default: "false", field: func(c *Config) any { return &c.API.TLS.ClientCertificates },
+			Name: "api.tls.client_certificates", Live: true, Default: "false", field: func(c *Config) any { return &c.API.TLS.ClientCertificates },
 			Doc: "admit only who shows a certificate that is signed by api.tls.ca_file",
 		},
 		{
-			Name: "api.username", field: func(c *Config) any { return &c.API.Username },
+			Name: "api.username", Live: true, field: func(c *Config) any { return &c.API.Username },
 			Doc: "user that whoever asks must name, the same on all nodes",
 		},
 		{
-			Name: "api.password", field: func(c *Config) any { return &c.API.Password },
+			Name: "api.password", Live: true, field: func(c *Config) any { return &c.API.Password },
 			Doc: "password of that user, the same on all nodes; better in a file",
 		},
 		{
-			Name: "api.password_file", field: func(c *Config) any { return &c.API.PasswordFile },
+			Name: "api.password_file", Live: true, field: func(c *Config) any { return &c.API.PasswordFile },
 			Doc: "file that holds the password; read anew when it changes",
 		},
 	}
@@ -275,31 +281,31 @@ func apiKeys() []Key {
 func timingKeys() []Key {
 	return []Key{
 		{
-			Name: "timing.ttl", Default: "10s", field: func(c *Config) any { return &c.Timing.TTL },
+			Name: "timing.ttl", Cluster: true, Default: "10s", field: func(c *Config) any { return &c.Timing.TTL },
 			Doc: "how long a lock outlives its silent holder",
 		},
 		{
-			Name: "timing.renew", Default: "3s", field: func(c *Config) any { return &c.Timing.Renew },
+			Name: "timing.renew", Cluster: true, Default: "3s", field: func(c *Config) any { return &c.Timing.Renew },
 			Doc: "how often locks are renewed",
 		},
 		{
-			Name: "timing.margin", Default: "2s", field: func(c *Config) any { return &c.Timing.Margin },
+			Name: "timing.margin", Cluster: true, Default: "2s", field: func(c *Config) any { return &c.Timing.Margin },
 			Doc: "time kept at the end of a lock's life to stop PostgreSQL",
 		},
 		{
-			Name: "timing.observe", Default: "1s", field: func(c *Config) any { return &c.Timing.Observe },
+			Name: "timing.observe", Cluster: true, Default: "1s", field: func(c *Config) any { return &c.Timing.Observe },
 			Doc: "how often each node looks at its server and the records",
 		},
 		{
-			Name: "timing.request", Default: "2s", field: func(c *Config) any { return &c.Timing.Request },
+			Name: "timing.request", Cluster: true, Default: "2s", field: func(c *Config) any { return &c.Timing.Request },
 			Doc: "how long one request to the store may take",
 		},
 		{
-			Name: "timing.removal_delay", Default: "5s", field: func(c *Config) any { return &c.Timing.RemovalDelay },
+			Name: "timing.removal_delay", Cluster: true, Default: "5s", field: func(c *Config) any { return &c.Timing.RemovalDelay },
 			Doc: "how long a member may be away before it is taken out of the quorum",
 		},
 		{
-			Name: "timing.election_timeout", Default: "10s", field: func(c *Config) any { return &c.Timing.ElectionTimeout },
+			Name: "timing.election_timeout", Cluster: true, Default: "10s", field: func(c *Config) any { return &c.Timing.ElectionTimeout },
 			Doc: "how long one election may take before another is opened",
 		},
 	}
@@ -329,31 +335,31 @@ func guardKeys() []Key {
 func policyKeys() []Key {
 	return []Key{
 		{
-			Name: "mode", Default: "quorum", OneOf: []string{"quorum", "async"}, field: func(c *Config) any { return &c.Mode },
+			Name: "mode", Cluster: true, Live: true, Default: "quorum", OneOf: []string{"quorum", "async"}, field: func(c *Config) any { return &c.Mode },
 			Doc: "how commits are made durable before they are acknowledged, in a cluster that this node creates; async: only on the primary, a failover may lose some",
 		},
 		{
-			Name: "maximum_lag_on_failover", Default: "1048576", field: func(c *Config) any { return &c.MaximumLagOnFailover },
+			Name: "maximum_lag_on_failover", Cluster: true, Live: true, Default: "1048576", field: func(c *Config) any { return &c.MaximumLagOnFailover },
 			Doc: "in mode async, how many bytes of WAL that the primary has published the winner of an election may lack",
 		},
 		{
-			Name: "on_exit", Default: string(ha.ExitHandOver), OneOf: []string{string(ha.ExitHandOver), string(ha.ExitStop), string(ha.ExitKeep)}, field: func(c *Config) any { return &c.OnExit },
+			Name: "on_exit", Live: true, Default: string(ha.ExitHandOver), OneOf: []string{string(ha.ExitHandOver), string(ha.ExitStop), string(ha.ExitKeep)}, field: func(c *Config) any { return &c.OnExit },
 			Doc: "what becomes of PostgreSQL when pghad is told to end: hand-over lets another node take over first, keep leaves it to its guard for as long as the lease lasts",
 		},
 		{
-			Name: "strict", Default: "true", field: func(c *Config) any { return &c.Strict },
+			Name: "strict", Cluster: true, Live: true, Default: "true", field: func(c *Config) any { return &c.Strict },
 			Doc: "rather wait than acknowledge a commit that only the primary has",
 		},
 		{
-			Name: "tags.nofailover", Default: "false", field: func(c *Config) any { return &c.Tags.NoFailover },
+			Name: "tags.nofailover", Live: true, Default: "false", field: func(c *Config) any { return &c.Tags.NoFailover },
 			Doc: "this node never becomes the primary",
 		},
 		{
-			Name: "tags.failover_priority", Default: "1", field: func(c *Config) any { return &c.Tags.FailoverPriority },
+			Name: "tags.failover_priority", Live: true, Default: "1", field: func(c *Config) any { return &c.Tags.FailoverPriority },
 			Doc: "of nodes with the same data the one with the highest number becomes the primary; 0 means never",
 		},
 		{
-			Name: "log.level", Default: "info", OneOf: []string{"debug", "info", "warn", "error"}, field: func(c *Config) any { return &c.Log.Level },
+			Name: "log.level", Live: true, Default: "info", OneOf: []string{"debug", "info", "warn", "error"}, field: func(c *Config) any { return &c.Log.Level },
 			Doc: "least severity of the messages that are logged",
 		},
 		{
