@@ -67,7 +67,9 @@ type CredentialsConfig struct {
 // A nil *Credentials shows and demands nothing. All methods may be called from
 // several goroutines at once.
 type Credentials struct {
-	cfg     CredentialsConfig
+	clock   clock.Clock
+	logger  *slog.Logger
+	every   time.Duration
 	current atomic.Pointer[material]
 
 	refresh sync.Mutex // one look at a time; guards what follows
@@ -104,8 +106,8 @@ func OpenCredentials(cfg CredentialsConfig) (*Credentials, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &Credentials{cfg: cfg}
-	m, err := c.read()
+	c := &Credentials{clock: cfg.Clock, logger: cfg.Logger, every: cfg.LookEvery}
+	m, err := c.read(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("credentials: %w", err)
 	}
@@ -146,11 +148,15 @@ func (c *Credentials) Close() {
 }
 
 // Encrypted reports whether the line is encrypted.
-func (c *Credentials) Encrypted() bool { return c != nil && c.cfg.CertFile != "" }
+func (c *Credentials) Encrypted() bool { return c != nil && c.current.Load().cfg.encrypted() }
 
 // Protected reports whether anything is demanded of whoever asks.
 func (c *Credentials) Protected() bool {
-	return c != nil && (c.cfg.Username != "" || c.cfg.RequireClientCertificates)
+	if c == nil {
+		return false
+	}
+	cfg := c.current.Load().cfg
+	return cfg.Username != "" || cfg.RequireClientCertificates
 }
 
 // ServerTLS is the configuration of a listener (tls.NewListener), nil where the
@@ -174,7 +180,7 @@ func (c *Credentials) clientTLS(host string) *tls.Config {
 		return security
 	}
 	m := c.current.Load()
-	security.RootCAs, security.Time = m.authorities, c.cfg.Clock.Now
+	security.RootCAs, security.Time = m.authorities, c.clock.Now
 	if m.certificate != nil {
 		// Shown whatever authorities the server names, so that it is the server
 		// who says what is wrong with it.
@@ -185,8 +191,11 @@ func (c *Credentials) clientTLS(host string) *tls.Config {
 
 // sign puts user and password on a request.
 func (c *Credentials) sign(r *http.Request) {
-	if c != nil && c.cfg.Username != "" {
-		r.SetBasicAuth(c.cfg.Username, c.current.Load().password)
+	if c == nil {
+		return
+	}
+	if m := c.current.Load(); m.cfg.Username != "" {
+		r.SetBasicAuth(m.cfg.Username, m.password)
 	}
 }
 
@@ -212,21 +221,21 @@ func (c *Credentials) admit(r *http.Request) *denial {
 		return nil
 	}
 	m := c.current.Load()
-	if c.cfg.RequireClientCertificates {
+	if m.cfg.RequireClientCertificates {
 		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 			return &denial{http.StatusForbidden, "a client certificate is required"}
 		}
 		chain := r.TLS.PeerCertificates
-		if err := verify(chain[0], chain[1:], m.authorities, c.cfg.Clock.Now(), "", x509.ExtKeyUsageClientAuth); err != nil {
+		if err := verify(chain[0], chain[1:], m.authorities, c.clock.Now(), "", x509.ExtKeyUsageClientAuth); err != nil {
 			return &denial{http.StatusForbidden, "client certificate: " + err.Error()}
 		}
 	}
-	if c.cfg.Username != "" {
+	if m.cfg.Username != "" {
 		user, password, given := r.BasicAuth()
 		switch {
 		case !given:
 			return &denial{http.StatusUnauthorized, "user and password are required"}
-		case !same(user, c.cfg.Username) || !same(password, m.password): // one sentence for both
+		case !same(user, m.cfg.Username) || !same(password, m.password): // one sentence for both
 			return &denial{http.StatusUnauthorized, "user or password is wrong"}
 		}
 	}
@@ -254,7 +263,7 @@ func verify(leaf *x509.Certificate, between []*x509.Certificate, roots *x509.Cer
 
 // watch looks at the files again and again.
 func (c *Credentials) watch(ctx context.Context) {
-	for timectx.Sleep(ctx, c.cfg.Clock, c.cfg.LookEvery) == nil {
+	for timectx.Sleep(ctx, c.clock, c.every) == nil {
 		_ = c.Refresh() // has been logged
 	}
 }
@@ -268,23 +277,51 @@ func (c *Credentials) Refresh() error {
 	c.refresh.Lock() // held while files are read: whoever waits for this wants just that
 	defer c.refresh.Unlock()
 	before := c.current.Load()
-	m, err := c.read()
+	m, err := c.read(before.cfg)
 	if err != nil {
 		c.warn("the old ones stay in use: " + err.Error())
 		return fmt.Errorf("credentials: %w", err)
 	}
 	if !m.files.equal(before.files) {
 		c.current.Store(m)
-		c.cfg.Logger.Info("credentials have changed")
+		c.logger.Info("credentials have changed")
 	}
 	c.warn(c.faultOf(c.current.Load()))
 	return nil
 }
 
+// ErrEncryption says that a line which is in use cannot begin, or cease, to be
+// encrypted: others know it by its URL.
+var ErrEncryption = errors.New("the line is encrypted or not for as long as it is open")
+
+// Replace shows and demands what cfg says from now on, for every new connection and
+// every request; LookEvery, Clock and Logger stay. Its error is that of
+// OpenCredentials, or ErrEncryption; the credentials are then what they were.
+func (c *Credentials) Replace(cfg CredentialsConfig) error {
+	if err := cfg.validate(); err != nil {
+		return fmt.Errorf("credentials: %w", err)
+	}
+	c.refresh.Lock()
+	defer c.refresh.Unlock()
+	if cfg.encrypted() != c.current.Load().cfg.encrypted() {
+		return fmt.Errorf("credentials: %w", ErrEncryption)
+	}
+	m, err := c.read(cfg)
+	if err != nil {
+		return fmt.Errorf("credentials: %w", err)
+	}
+	c.current.Store(m)
+	c.logger.Info("credentials have been replaced")
+	c.warn(c.faultOf(m))
+	return nil
+}
+
+func (cfg CredentialsConfig) encrypted() bool { return cfg.CertFile != "" }
+
 // warn logs what is wrong, once.
 func (c *Credentials) warn(fault string) {
 	if fault != "" && fault != c.fault {
-		c.cfg.Logger.Warn("credentials", "problem", fault)
+		c.logger.Warn("credentials", "problem", fault)
 	}
 	c.fault = fault
 }
@@ -295,7 +332,7 @@ func (c *Credentials) faultOf(m *material) string {
 	if m.certificate == nil {
 		return ""
 	}
-	now, leaf, name := c.cfg.Clock.Now(), m.certificate.Leaf, c.cfg.CertFile
+	now, leaf, name := c.clock.Now(), m.certificate.Leaf, m.cfg.CertFile
 	switch end := leaf.NotAfter.UTC().Format(time.RFC3339); {
 	case now.After(leaf.NotAfter):
 		return fmt.Sprintf("the certificate in %s ended at %s: put a new one there", name, end)
@@ -303,13 +340,13 @@ func (c *Credentials) faultOf(m *material) string {
 		return fmt.Sprintf("the certificate in %s ends at %s: put a new one there", name, end)
 	}
 	usages := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	if c.cfg.RequireClientCertificates {
+	if m.cfg.RequireClientCertificates {
 		usages = append(usages, x509.ExtKeyUsageClientAuth)
 	}
 	for _, usage := range usages {
 		host := ""
 		if usage == x509.ExtKeyUsageServerAuth {
-			host = c.cfg.Host
+			host = m.cfg.Host
 		}
 		if err := verify(leaf, parsed(m.certificate.Certificate[1:]), m.authorities, now, host, usage); err != nil {
 			return fmt.Sprintf("a node with the same authorities would refuse the certificate in %s: %v", name, err)

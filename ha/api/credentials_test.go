@@ -362,3 +362,33 @@ func TestNoCredentials(t *testing.T) {
 	none.Close()
 	require.Equal(t, "http://[::1]:8008", api.URL("[::1]:8008", none.Encrypted()))
 }
+
+// TestReplace: who asks and who is asked change their password without a restart;
+// what cannot be used changes nothing.
+func TestReplace(t *testing.T) {
+	t.Parallel()
+	server := open(t, api.CredentialsConfig{Username: "pghad", Password: "one"})
+	client := open(t, api.CredentialsConfig{Username: "pghad", Password: "one"})
+	peer := serve(t, willing, server, nil)
+	asking := newClient(t, client)
+	answered := func() error {
+		_, err := asking.AskPromise(within(t, patience), peer, ask())
+		return err
+	}
+	require.NoError(t, answered())
+	require.NoError(t, server.Replace(api.CredentialsConfig{Username: "other", Password: "two"}))
+	require.ErrorContains(t, answered(), "401")
+
+	file := filepath.Join(t.TempDir(), "password")
+	require.Error(t, client.Replace(api.CredentialsConfig{Username: "other", PasswordFile: file}), "there is no such file")
+	require.ErrorIs(t, client.Replace(api.CredentialsConfig{CertFile: file, KeyFile: file}), api.ErrEncryption)
+	require.Error(t, client.Replace(api.CredentialsConfig{Username: "a:b", Password: "two"}))
+	require.ErrorContains(t, answered(), "401", "nothing has changed")
+
+	write(t, file, []byte("two\n"))
+	require.NoError(t, client.Replace(api.CredentialsConfig{Username: "other", PasswordFile: file}))
+	require.NoError(t, answered())
+	require.True(t, client.Protected())
+	require.NoError(t, client.Replace(api.CredentialsConfig{}))
+	require.False(t, client.Protected())
+}

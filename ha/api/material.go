@@ -15,6 +15,7 @@ const maxFile = 1 << 20
 
 // material is what the files held at one time. It is never changed.
 type material struct {
+	cfg         CredentialsConfig // by which they were read
 	files       files
 	certificate *tls.Certificate // nil: not encrypted
 	authorities *x509.CertPool   // nil: those of the system
@@ -30,8 +31,8 @@ func (f files) equal(o files) bool {
 }
 
 // read reads the files and makes of them what is needed.
-func (c *Credentials) read() (*material, error) {
-	cfg, m := c.cfg, &material{password: c.cfg.Password}
+func (c *Credentials) read(cfg CredentialsConfig) (*material, error) {
+	m := &material{cfg: cfg, password: cfg.Password}
 	for _, f := range []struct {
 		field, path string
 		data        *[]byte
@@ -64,22 +65,22 @@ func (c *Credentials) read() (*material, error) {
 		if err != nil {
 			return nil, &FileError{"CertFile", fmt.Errorf("%s and %s: %w", cfg.CertFile, cfg.KeyFile, err)}
 		}
-		m.certificate, m.server = &certificate, c.serverTLS(&certificate, m.authorities)
+		m.certificate, m.server = &certificate, c.serverTLS(cfg, &certificate, m.authorities)
 	}
 	return m, nil
 }
 
 // serverTLS is the configuration of the next connections to the server.
-func (c *Credentials) serverTLS(certificate *tls.Certificate, authorities *x509.CertPool) *tls.Config {
+func (c *Credentials) serverTLS(cfg CredentialsConfig, certificate *tls.Certificate, authorities *x509.CertPool) *tls.Config {
 	security := &tls.Config{
 		MinVersion:   tls.VersionTLS12,
 		NextProtos:   []string{"http/1.1"},
 		Certificates: []tls.Certificate{*certificate},
-		Time:         c.cfg.Clock.Now,
+		Time:         c.clock.Now,
 		// A resumed connection would go on with what was shown before a change.
 		SessionTicketsDisabled: true,
 	}
-	if c.cfg.RequireClientCertificates {
+	if cfg.RequireClientCertificates {
 		security.ClientAuth, security.ClientCAs = tls.RequireAndVerifyClientCert, authorities
 	}
 	return security

@@ -293,6 +293,10 @@ func (cfg *Config) checkNames() error {
 	default:
 		return fmt.Errorf("SSLMode %q: want disable, allow, prefer, require, verify-ca or verify-full", cfg.SSLMode)
 	}
+	return cfg.checkLines()
+}
+
+func (cfg *Config) checkLines() error {
 	for name, lines := range map[string][]string{"HBA": cfg.HBA, "Ident": cfg.Ident} {
 		for _, line := range lines {
 			if strings.ContainsAny(line, "\n\r\x00") {

@@ -104,7 +104,7 @@ func New(config Config) (*Controller, error) {
 	c.lifetime, c.end = context.WithCancel(context.Background())
 	c.runner = c.newRunner()
 	if c.settings, _, err = c.settingsNote().read(); err == nil {
-		err = errors.Join(c.writePassfile(), c.tryParameters())
+		err = errors.Join(c.writePassfile(), c.tryParameters(cfg.Parameters))
 	}
 	if err != nil {
 		c.end()

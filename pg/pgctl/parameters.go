@@ -148,11 +148,11 @@ func (cfg *Config) checkParameters() error {
 // tryParameters has PostgreSQL read the user's parameters, names and values: one
 // that it does not take would keep every later change from coming into force, and
 // the server from starting.
-func (c *Controller) tryParameters() error {
-	if len(c.cfg.Parameters) == 0 {
+func (c *Controller) tryParameters(parameters map[string]string) error {
+	if len(parameters) == 0 {
 		return nil
 	}
-	err := c.readParameters()
+	err := c.readParameters(parameters)
 	if err == nil || errors.Is(err, pg.ErrParameter) {
 		return err
 	}
@@ -161,14 +161,14 @@ func (c *Controller) tryParameters() error {
 	return nil
 }
 
-func (c *Controller) readParameters() error {
+func (c *Controller) readParameters(parameters map[string]string) error {
 	dir := c.statePath("try")
 	if err := c.cfg.account.makeDir(dir, 0o700); err != nil {
 		return err
 	}
 	var b strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(c.cfg.Parameters)) {
-		b.WriteString(setting{name, c.cfg.Parameters[name]}.String())
+	for _, name := range slices.Sorted(maps.Keys(parameters)) {
+		b.WriteString(setting{name, parameters[name]}.String())
 	}
 	if err := c.cfg.account.writeFile(filepath.Join(dir, mainFile), []byte(b.String())); err != nil {
 		return err

@@ -32,7 +32,7 @@ func TestDocumentHasTheTable(t *testing.T) {
 	var table bytes.Buffer
 	require.NoError(t, config.WriteTable(&table))
 	if *update {
-		require.NoError(t, os.WriteFile(name, []byte(before+begin+table.String()+end+after), 0o644)) //nolint:gosec // a document
+		require.NoError(t, os.WriteFile(name, []byte(before+begin+table.String()+end+after), 0o644))
 		return
 	}
 	require.Equal(t, table.String(), held, "run the test with -update")
