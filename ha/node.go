@@ -70,6 +70,12 @@ type NodeConfig struct {
 // the store and at its server, decides what it is to be (package role), does
 // one thing towards that, and looks again; what it knows and why it waits is in
 // Status.
+//
+// A loop that hangs, for example in a call of the operating system about a dead disk,
+// renews no lock any more once nothing was heard of it for TTL + ElectionTimeout +
+// Observe + Request; the server of a primary is then stopped as without a store. It is
+// heard of at each look and before and after each effect. Not counted are a promotion,
+// which has a limit of its own, and what copies data.
 type Node struct {
 	cfg     NodeConfig
 	keys    record.Keys
@@ -78,6 +84,7 @@ type Node struct {
 	memory  *Memory
 	// promiser answers requests of other nodes, from their goroutines.
 	promiser    *promiser
+	progress    *progress // of the loop, which others look at
 	coordinator *SwitchoverCoordinator
 	wake        chan struct{} // the one inbox of the loop: "look again", or the end
 
@@ -161,6 +168,8 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		return nil, fmt.Errorf("node: %w", err)
 	}
 	n := &Node{cfg: cfg, keys: keys, memory: memory, wake: make(chan struct{}, 1), writable: true}
+	n.progress = newProgress(cfg.Clock, cfg.Timing)
+	n.cfg.Effects = n.progress.follow(cfg.Effects)
 	n.promiser = &promiser{clock: cfg.Clock, longest: cfg.Timing.TTL, ask: n.poke, why: "this node has not looked yet"}
 	if longest := memory.State().Promising; longest > 0 {
 		n.promiser.bind(longest)
@@ -181,7 +190,7 @@ func (n *Node) assemble() error {
 			if n.stuck.Load() {
 				return errors.New("the server cannot serve and could not be stopped")
 			}
-			return nil
+			return n.progress.check()
 		},
 	})
 	if err != nil {
@@ -281,6 +290,7 @@ func (n *Node) watchServer(ctx context.Context) {
 // ends the node.
 func (n *Node) turn(ctx context.Context) (time.Duration, error) {
 	n.why = ""
+	n.progress.note()
 	v := n.look(ctx)
 	n.note(v)
 	plan := role.Decide(v.role(n))

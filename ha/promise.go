@@ -190,6 +190,9 @@ func (n *Node) askPromises(o *office) {
 	doubt := t.doubt()
 	for ctx.Err() == nil {
 		pause := o.warrant.leaseLeft() - doubt
+		if hung := n.progress.check(); hung != nil {
+			pause = max(pause, t.RenewEvery/4) // the warrant of who sees to nothing is not to last
+		}
 		if pause <= 0 {
 			asked, cancel := n.request(ctx, "asking for promises")
 			o.warrant.ask(asked, n.cfg.Peers)

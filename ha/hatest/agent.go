@@ -91,6 +91,8 @@ type agent struct {
 	dead   bool // guarded by world.mu
 	paused bool
 	held   []*item // what waits for the end of a pause
+	hangs  bool    // its looks at its server do not return
+	hung   []*task // those looks
 	serve  PromiseHandler
 	tasks  []*task // under way; guarded by world.mu
 	ended  bool    // the program has returned

@@ -13,7 +13,8 @@ import (
 
 // NewPlan draws a plan from a seed. The draws of the topology, of the workload,
 // of the faults, of outages of the store, of what operators do, of the mode and the
-// guards, and of agents that are told to end, do not shift one another.
+// guards, of agents that are told to end, and of those that hang, do not shift one
+// another.
 func NewPlan(seed uint64) Plan {
 	p := Plan{Seed: seed}
 	drawTopology(&p, newRand(seed, streamTopology))
@@ -23,6 +24,7 @@ func NewPlan(seed uint64) Plan {
 	drawPlanned(&p, newRand(seed, streamPlanned))
 	drawGuard(&p, newRand(seed, streamGuard))
 	drawExits(&p, newRand(seed, streamExits))
+	drawHangs(&p, newRand(seed, streamHangs))
 	return p
 }
 
@@ -451,4 +453,16 @@ func drawExits(p *Plan, r *rand.Rand) {
 			Args: []string{target(p, r), string(pick(r, ha.ExitHandOver, ha.ExitStop, ha.ExitKeep))},
 		})
 	}
+}
+
+// drawHangs lets an agent hang in every eighth plan, in most of them for longer than
+// its locks may outlast that.
+func drawHangs(p *Plan, r *rand.Rand) {
+	if r.IntN(8) > 0 {
+		return
+	}
+	p.Incidents = append(p.Incidents, Incident{
+		At: (warmUp + time.Duration(r.Int64N(int64(30*time.Second)))).Round(time.Millisecond), Verb: "hang-agent",
+		Args: []string{target(p, r)}, For: pick(r, span(p, r), long(p, r), 4*p.Timing.TTL+2*p.Timing.ElectionTimeout),
+	})
 }

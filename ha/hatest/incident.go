@@ -158,6 +158,8 @@ func (s *simulation) begin(i Incident) (undo func()) {
 		return func() { _ = s.servers.cluster.Thaw(h.name, process) }
 	case "pause-agent":
 		return s.pauseAgent(h)
+	case "hang-agent":
+		return s.hangAgent(h)
 	case "pause-guard":
 		if h.guard == nil {
 			return nil
@@ -354,6 +356,24 @@ func (s *simulation) pauseAgent(h *host) func() {
 	a := h.agent
 	a.pause()
 	return a.resume
+}
+
+// hangAgent has the agent's next look at its server never return, like a call of the
+// operating system about a dead disk. Everything else of its program goes on.
+func (s *simulation) hangAgent(h *host) func() {
+	if !h.alive() || h.agent.hangs {
+		return nil
+	}
+	a := h.agent
+	a.hangs = true
+	return func() {
+		a.hangs = false
+		hung := a.hung
+		a.hung = nil
+		for _, t := range hung {
+			t.end(nil)
+		}
+	}
 }
 
 // stopAgent lets an agent end. The next one is started when it has.

@@ -54,7 +54,7 @@ type Incident struct {
 // verbs are what can be done, and how many arguments it takes, of which the
 // first is a host unless it stands in hostless.
 var verbs = map[string]int{
-	"crash": 1, "kill-agent": 1, "stop-agent": 2, "kill-server": 1, "pause-agent": 1, "pause-host": 1, "suspend": 1,
+	"crash": 1, "kill-agent": 1, "stop-agent": 2, "kill-server": 1, "pause-agent": 1, "hang-agent": 1, "pause-host": 1, "suspend": 1,
 	"isolate": 1, "cut": 2, "part": 2, "dcs-cut": 1, "dcs-down": 0, "dcs-stall": 0, "expire": 1,
 	"wall": 2, "rate": 2, "freeze": 2, "cancel": 1, "lose-disk": 1,
 	"pause-replay": 1, "kill-backend": 1, "pause-guard": 1, "kill-guard": 1, "peers-cut": 1, "fail": 2, "hang": 2,

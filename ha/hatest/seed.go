@@ -56,6 +56,7 @@ const (
 	streamPlanned   stream = "planned"
 	streamGuard     stream = "guard"
 	streamExits     stream = "exits"
+	streamHangs     stream = "hangs"
 	streamOutages   stream = "outages"
 	streamNetwork   stream = "network"
 	streamJitter    stream = "jitter"

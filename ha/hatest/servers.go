@@ -62,13 +62,31 @@ func (s *servers) controller(a *agent, name string) *controller {
 	return &controller{Controller: c, agent: a}
 }
 
-// controller is that of the model, except for one thing: a Stop ends whatever
+// controller is that of the model, except for two things. Status can hang. And a
+// Stop ends whatever
 // else is under way at once. When several goroutines of an agent do something
 // because of one event (a lease that ends), which of them comes first must not
 // matter, hence it waits at the bus until the others have come to rest.
 type controller struct {
 	*pgtest.Controller
 	agent *agent
+}
+
+// Status implements ha.Observer. While the agent hangs it heeds no context.
+func (c *controller) Status(ctx context.Context) (pg.Status, error) {
+	if a := c.agent; a.hangs {
+		_, err := a.exchange(context.WithoutCancel(ctx), "hang", "look", func(t *task, _ digest) {
+			if !a.hangs {
+				t.end(nil)
+				return
+			}
+			a.hung = append(a.hung, t)
+		})
+		if err != nil {
+			return pg.Status{}, fmt.Errorf("status: %w", err)
+		}
+	}
+	return c.Controller.Status(ctx)
 }
 
 // Stop implements ha.Starter.

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/pghad/pghad/internal/workload"
@@ -12,6 +13,9 @@ const (
 	orphanTime = 5 * time.Second
 	// restartTime is how long an agent that is restarted stays away.
 	restartTime = time.Second
+	// hangGrace is what a loaded machine may add to the time after which another node
+	// leads.
+	hangGrace = 5 * time.Second
 )
 
 // killAgent kills the agent of the primary and leaves its PostgreSQL running,
@@ -35,15 +39,19 @@ func (p *play) killAgent(ctx context.Context) error {
 	if view.Leader == p.victim {
 		p.breakf("%s still leads, %s after its agent was killed", p.victim, p.timing.TTL+orphanTime)
 	}
-	orphan := "its orphaned PostgreSQL still runs"
-	if _, err := p.cluster.Postmaster(p.victim); err != nil {
-		orphan = "its PostgreSQL has ended"
-	}
-	p.sayf("the agent of %s is started again; %s", p.victim, orphan)
+	p.sayf("the agent of %s is started again; its PostgreSQL %s", p.victim, p.serverState())
 	if err := p.bringBack(ctx); err != nil {
 		return err
 	}
 	return p.tellLate()
+}
+
+// serverState says whether there is a server of the node that was hit.
+func (p *play) serverState() string {
+	if _, err := p.cluster.Postmaster(p.victim); err != nil {
+		return "has ended"
+	}
+	return "is there"
 }
 
 // freezes is for how many leases something stays frozen.
@@ -72,12 +80,54 @@ func (p *play) freeze(ctx context.Context, what string, freeze, thaw func(string
 	if err := p.wait(ctx, freezes*p.timing.TTL-time.Since(frozen)); err != nil {
 		return err
 	}
-	state := "its PostgreSQL is there"
-	if _, err := p.cluster.Postmaster(p.victim); err != nil {
-		state = "its PostgreSQL has ended"
-	}
-	p.sayf("%s of %s goes on; %s", what, p.victim, state)
+	p.sayf("%s of %s goes on; its PostgreSQL %s", what, p.victim, p.serverState())
 	if err := p.comeBack(ctx, thaw); err != nil {
+		return err
+	}
+	return p.tellLate()
+}
+
+// hangAgent lets the loop of the primary's agent hang in a call of the operating
+// system, while the rest of its process goes on and renews its locks. Nobody sees to
+// the server then. The node must notice that by itself, and let another one lead.
+func (p *play) hangAgent(ctx context.Context) error {
+	hang := func(name string) error { return p.cluster.HangAgent(ctx, name) }
+	if err := p.hit("the loop of the agent", "hung", hang); err != nil {
+		return err
+	}
+	hung := time.Now()
+	// What a loop may take, then the lease, then an election.
+	limit := p.timing.TTL + p.timing.ElectionTimeout + p.timing.Observe + p.timing.Request + p.timing.TTL + p.servers.late + p.timing.ElectionTimeout
+	bounded, cancel := context.WithTimeout(ctx, limit+hangGrace)
+	defer cancel()
+	err := until(bounded, 20*time.Millisecond, "another node to lead", func(ctx context.Context) error {
+		view, err := p.view(ctx)
+		switch {
+		case err != nil:
+			return err
+		case view.Leader == "" || view.Leader == p.victim || view.Gate != "open":
+			return fmt.Errorf("the leader is %q", view.Leader)
+		}
+		return nil
+	})
+	took := time.Since(hung)
+	switch {
+	case err != nil && bounded.Err() != nil && ctx.Err() == nil:
+		p.breakf("%v", err)
+	case err != nil:
+		return err
+	default:
+		p.sayf("another node leads after %d ms; %s", took.Milliseconds(), p.ledger.Counts())
+	}
+	if !p.cluster.AgentHangs(p.victim) {
+		p.breakf("the agent of %s was to hang all the time, and does not", p.victim)
+	}
+	p.hang = &Hang{DeposedMS: took.Milliseconds(), LimitMS: limit.Milliseconds()}
+	if err := p.wait(ctx, p.timing.TTL); err != nil {
+		return err
+	}
+	p.sayf("the agent of %s goes on; its PostgreSQL %s", p.victim, p.serverState())
+	if err := p.comeBack(ctx, p.cluster.WakeAgent); err != nil {
 		return err
 	}
 	return p.tellLate()

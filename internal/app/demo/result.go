@@ -26,6 +26,7 @@ type Result struct {
 
 	Switchovers []Switchover `json:"switchovers,omitempty"` // of the script switchover
 	Lock        *Lock        `json:"lock,omitempty"`        // of scripts that take the store or the agent from it
+	Hang        *Hang        `json:"hang,omitempty"`        // of the script hang-agent
 	Broken      []string     `json:"broken,omitempty"`      // what else was promised and did not hold
 }
 
@@ -48,6 +49,12 @@ type Lock struct {
 	HeldAgainMS int64  `json:"held_again_ms"` // from the return of what was away
 	TermBefore  uint64 `json:"term_before"`
 	TermAfter   uint64 `json:"term_after"`
+}
+
+// Hang is how long a node kept its term whose agent's loop hung.
+type Hang struct {
+	DeposedMS int64 `json:"deposed_ms"` // until another node led and admitted clients
+	LimitMS   int64 `json:"limit_ms"`   // at the latest, by the nodes' timings
 }
 
 // OK reports whether the promise was kept and the cluster did what it should.
@@ -81,6 +88,9 @@ func (r Result) text() string {
 	if r.Lock != nil {
 		fmt.Fprintf(&text, "  %s\n", r.Lock)
 	}
+	if r.Hang != nil {
+		fmt.Fprintf(&text, "  %s\n", r.Hang)
+	}
 	for _, sentence := range r.Broken {
 		fmt.Fprintf(&text, "  broken: %s\n", sentence)
 	}
@@ -107,4 +117,9 @@ func (l Lock) String() string {
 		return fmt.Sprintf("%s has not kept the leader's lock; term %d before, %d after", l.Leader, l.TermBefore, l.TermAfter)
 	}
 	return fmt.Sprintf("%s held the leader's lock again after %d ms; term %d before, %d after", l.Leader, l.HeldAgainMS, l.TermBefore, l.TermAfter)
+}
+
+// String tells it in one sentence.
+func (h Hang) String() string {
+	return fmt.Sprintf("another node led %d ms after the agent had begun to hang, at most %d ms are allowed", h.DeposedMS, h.LimitMS)
 }

@@ -44,6 +44,7 @@ var scripts = map[string]script{
 	"dcs-freeze":      {play: (*play).dcsFreeze, limit: 2 * scriptTime, calm: true},
 	"kill-agent":      {play: (*play).killAgent, limit: 2 * scriptTime},
 	"freeze-agent":    {play: (*play).freezeAgent, limit: 2 * scriptTime},
+	"hang-agent":      {play: (*play).hangAgent, limit: 3 * scriptTime},
 	"freeze-node":     {play: (*play).freezeNode, limit: 2 * scriptTime},
 	"restart-agent":   {play: (*play).restartAgent, limit: scriptTime, calm: true},
 }
@@ -71,6 +72,7 @@ type play struct {
 
 	switchovers []Switchover
 	lock        *Lock
+	hang        *Hang
 	broken      []string // what did not hold
 }
 
@@ -311,7 +313,7 @@ func (p *play) plantWriter(ctx context.Context) error {
 // judge checks what was promised. A script that is stuck is checked as far as
 // that is possible. Clients have stopped.
 func (p *play) judge(ctx context.Context, scenario string) (Result, error) {
-	result := Result{Scenario: scenario, Rejoined: p.rejoined, Switchovers: p.switchovers, Lock: p.lock, Verdict: workload.VerdictError}
+	result := Result{Scenario: scenario, Rejoined: p.rejoined, Switchovers: p.switchovers, Lock: p.lock, Hang: p.hang, Verdict: workload.VerdictError}
 	if p.writers == nil {
 		result.Verdict = workload.VerdictStuck
 		return result, nil

@@ -52,6 +52,7 @@ func TestScripts(t *testing.T) { //nolint:paralleltest // the reaper is a proper
 		{script: "switchover", want: workload.VerdictOK},
 		{script: "dcs-outage", want: workload.VerdictOK},
 		{script: "kill-agent", want: workload.VerdictOK},
+		{script: "hang-agent", mode: demo.ModeAsync, want: workload.VerdictOK},
 		{script: "kill-postmaster", sabotage: demo.SabotageLose, want: workload.VerdictLost},
 		{script: "dcs-freeze", sabotage: demo.SabotageTwoWriters, want: workload.VerdictTwoWriters},
 		{script: "restart-agent", sabotage: demo.SabotageFailWrite, want: workload.VerdictBroken},
@@ -82,6 +83,7 @@ func TestScriptsOnOtherStores(t *testing.T) { //nolint:paralleltest // the reape
 type scriptTest struct {
 	dcs              string
 	members          int
+	mode             string
 	script, sabotage string
 	patient          bool // not with short timings
 	want             workload.Verdict
@@ -93,7 +95,7 @@ func (test scriptTest) run(t *testing.T, program string) {
 	t.Setenv("TMPDIR", temp)
 	var out, progress bytes.Buffer
 	result, err := demo.Run(t.Context(), demo.Options{
-		DCS: test.dcs, DCSMembers: test.members, Script: test.script, Sabotage: test.sabotage,
+		DCS: test.dcs, DCSMembers: test.members, Mode: test.mode, Script: test.script, Sabotage: test.sabotage,
 		JSON: true, Quick: !test.patient, Limit: limit, Program: program, Stdout: &out, Stderr: &progress,
 	})
 	require.NoError(t, err, "%s", &progress)
@@ -178,6 +180,9 @@ func lookInto(t *testing.T, result demo.Result) {
 		require.Positive(t, result.OutageMS)
 	case "kill-agent":
 		require.NotEmpty(t, result.Promoted)
+	case "hang-agent":
+		require.NotEmpty(t, result.Promoted)
+		require.Positive(t, result.Hang.DeposedMS)
 	}
 }
 
