@@ -13,23 +13,30 @@ import (
 	"github.com/pghad/pghad/pg"
 )
 
-// bootstrap creates the cluster: a new data directory, and then all its records
-// and the leader lock in one transaction, guarded by the absence of each. If
-// another node was faster, this data holds nothing and is replaced by a copy.
+// bootstrap creates the cluster: a new data directory, or the one that there is made
+// this node's own, and then all its records and the leader lock in one transaction,
+// guarded by the absence of each. If another node was faster, new data holds nothing
+// and is replaced by a copy; existing data stays, and is of a foreign cluster or
+// returns to its own.
 func (n *Node) bootstrap(ctx context.Context, v look) (time.Duration, error) {
-	if v.data != role.DataPresent {
-		return 0, n.initData(ctx)
-	}
-	if !v.stopped() {
+	if v.data == role.DataPresent && !v.stopped() {
 		return 0, n.stop(ctx, pg.StopFast)
 	}
-	self := n.self()
+	switch {
+	case n.cfg.Existing:
+		if err := n.takeIn(ctx); err != nil {
+			return 0, err
+		}
+	case v.data != role.DataPresent:
+		return 0, n.initData(ctx)
+	}
+	self, timeline := n.self(), max(1, v.disk.Timeline)
 	nonce, err := newNonce(n.cfg.Rand)
 	if err != nil {
 		return 0, err
 	}
 	recorded := quorum.Config{Mode: n.cfg.Mode, Primary: self}
-	term := record.Term{ID: 1, Primary: n.cfg.Name, Timeline: 1, At: n.cfg.Wall().UTC().Format(time.RFC3339)}
+	term := record.Term{ID: 1, Primary: n.cfg.Name, Timeline: timeline, At: n.cfg.Wall().UTC().Format(time.RFC3339)}
 	state := record.FailoverState{
 		Format: record.Format, ID: 1, Nonce: nonce, Phase: record.PhaseTaken, Manager: n.cfg.Name,
 		Electorate: []quorum.Member{self}, Winner: self, Reason: "the cluster was created",
@@ -68,8 +75,29 @@ func (n *Node) bootstrap(ctx context.Context, v look) (time.Duration, error) {
 		return 0, err
 	}
 	n.cfg.Logger.InfoContext(ctx, "cluster created", "system", v.disk.SystemID)
-	n.enterOffice(ctx, &Office{Term: 1, Nonce: nonce, Lease: lease, Timeline: 1, Recorded: recorded})
+	n.enterOffice(ctx, &Office{Term: 1, Nonce: nonce, Lease: lease, Timeline: timeline, Recorded: recorded})
 	return 0, nil
+}
+
+// takeIn makes existing data this node's own. It is no draft: nothing may throw it
+// away.
+func (n *Node) takeIn(ctx context.Context) error {
+	nonce, err := newNonce(n.cfg.Rand)
+	if err != nil {
+		return err
+	}
+	err = n.memory.Update(func(s *LocalState) {
+		if s.Incarnation == "" {
+			s.Incarnation = nonce[:8]
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if err := n.cfg.Effects.run("bootstrap/init", func() error { return n.cfg.Postgres.Init(ctx) }); err != nil {
+		return fmt.Errorf("take in the data directory: %w", err)
+	}
+	return nil
 }
 
 // initData makes the data directory. That it may be thrown away again is

@@ -168,7 +168,7 @@ func (n *Node) note(v look) {
 func (v look) role(n *Node) role.View {
 	local := n.memory.State()
 	view := role.View{
-		Name: n.cfg.Name, Bootstrap: n.cfg.Bootstrap, Memory: local.SystemID, Pending: local.Creating,
+		Name: n.cfg.Name, Bootstrap: n.cfg.Bootstrap, Existing: n.cfg.Existing, Memory: local.SystemID, Pending: local.Creating,
 		Data: v.data, SystemID: v.disk.SystemID, Process: v.server.Process, Role: v.server.Role,
 		Office:      n.office != nil && n.office.warrant.Check() == nil,
 		Maintenance: local.Maintenance,

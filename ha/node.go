@@ -49,7 +49,12 @@ type NodeConfig struct {
 	// Relaxed allows the quorum to be lowered to zero acknowledgements when no
 	// member is left. Default: strict, commits then wait.
 	Relaxed   bool
-	Bootstrap bool // this node may create the cluster (initdb); never implied
+	Bootstrap bool // this node may create the cluster; never implied
+	// Existing makes the cluster, where Bootstrap permits it, of the data that is there,
+	// and not of a directory that is empty. Postgres.Init is then called with that data,
+	// of a primary that was shut down cleanly, and makes it the controller's own; it may be
+	// called again.
+	Existing bool
 	// Exit is what becomes of the server when Run's context ends; default
 	// ExitHandOver. In maintenance the server is always left running.
 	Exit Exit

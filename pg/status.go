@@ -155,6 +155,8 @@ type OnDisk struct {
 	Clean    bool   // shut down cleanly, as a primary or in recovery
 	State    string // "shut down", "in production", ... as pg_controldata says it
 	Standby  bool   // will start as a standby
+	// Timeline is that of the last checkpoint: the data's, if it was shut down cleanly.
+	Timeline Timeline
 }
 
 // Promotion is the result of a promotion.

@@ -44,6 +44,7 @@ type View struct {
 	Memory    string // the system identifier that it remembers, "" if it has never belonged to a cluster
 	Forgotten string // why the store shows less than this node remembers, "" if it does not
 	Bootstrap bool   // it may create the cluster
+	Existing  bool   // of the data that it has
 	Pending   bool   // it was creating the cluster when it was interrupted
 	Data      Data
 	SystemID  string // of the data
@@ -137,6 +138,8 @@ func uninitialized(v View) Plan {
 	case v.Memory != "" && !v.Pending:
 		return Plan{Wait, fmt.Sprintf(
 			"the store has no `initialize` record and this node belongs to system %s: the store was emptied or is another one; restore it", v.Memory)}
+	case v.Data == DataPresent && v.Bootstrap && v.Existing:
+		return Plan{Bootstrap, "the cluster does not exist yet and this node may create it of the data that it has"}
 	case v.Data == DataPresent && !v.Pending:
 		return Plan{Wait, "the store has no `initialize` record and the data directory is not empty: this node does not create a cluster over existing data"}
 	case v.Bootstrap || v.Pending:

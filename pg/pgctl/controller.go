@@ -118,6 +118,32 @@ func New(config Config) (*Controller, error) {
 	return c, nil
 }
 
+// Check finds what New would refuse, and changes nothing. A controller that works
+// there already is no problem.
+func Check(config Config) error {
+	config.Effects = Effects{}
+	cfg, err := config.complete()
+	if err != nil {
+		return err
+	}
+	if err := cfg.checkData(); err != nil {
+		return err
+	}
+	if len(cfg.Parameters) == 0 {
+		return nil
+	}
+	dir, err := os.MkdirTemp("", "pghad-check-")
+	if err != nil {
+		return fmt.Errorf("try the parameters: %w", err)
+	}
+	defer os.RemoveAll(dir)                      //nolint:errcheck // a directory for things that may be lost
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the server's user must get to what is in it
+		return fmt.Errorf("try the parameters: %w", err)
+	}
+	c := &Controller{cfg: cfg, clock: cfg.Clock, log: cfg.Logger, lifetime: context.Background()}
+	return c.readParameters(filepath.Join(dir, "try"), cfg.Parameters)
+}
+
 // lockFile takes a lock that ends with this process and with the programs that it
 // runs. Those of a controller that was killed end with it, but not what they have
 // started: pg_basebackup's receiver waits for its server's next word. Such orphans

@@ -152,7 +152,7 @@ func (c *Controller) tryParameters(parameters map[string]string) error {
 	if len(parameters) == 0 {
 		return nil
 	}
-	err := c.readParameters(parameters)
+	err := c.readParameters(c.statePath("try"), parameters)
 	if err == nil || errors.Is(err, pg.ErrParameter) {
 		return err
 	}
@@ -161,8 +161,8 @@ func (c *Controller) tryParameters(parameters map[string]string) error {
 	return nil
 }
 
-func (c *Controller) readParameters(parameters map[string]string) error {
-	dir := c.statePath("try")
+// readParameters has PostgreSQL read them in a directory that is made and removed.
+func (c *Controller) readParameters(dir string, parameters map[string]string) error {
 	if err := c.cfg.account.makeDir(dir, 0o700); err != nil {
 		return err
 	}

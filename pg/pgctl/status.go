@@ -333,7 +333,7 @@ func (c *Controller) onDisk() (pg.OnDisk, error) {
 	if err != nil {
 		return pg.OnDisk{}, fmt.Errorf("look at the data directory: %w", err)
 	}
-	disk := pg.OnDisk{SystemID: control.systemID(), State: control.stateName(), Clean: control.clean()}
+	disk := pg.OnDisk{SystemID: control.systemID(), State: control.stateName(), Clean: control.clean(), Timeline: control.timeline}
 	if disk.Version, err = majorOfData(c.cfg.DataDir); err != nil {
 		return pg.OnDisk{}, err
 	}

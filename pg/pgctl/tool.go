@@ -72,7 +72,9 @@ func (c *Controller) runTool(ctx context.Context, t tool) (string, error) {
 	cmd.Env = c.env("LC_ALL=C", "LANGUAGE=C")
 	cmd.Dir = "/"
 	cmd.SysProcAttr = c.cfg.account.attributes()
-	cmd.ExtraFiles = []*os.File{c.lock}
+	if c.lock != nil {
+		cmd.ExtraFiles = []*os.File{c.lock}
+	}
 	dieWithParent(cmd.SysProcAttr)
 	cmd.WaitDelay = toolPipeDelay
 	if t.stdin != "" {

@@ -351,7 +351,7 @@ func (k *Controller) OnDisk(ctx context.Context) (pg.OnDisk, error) {
 		}
 		found = pg.OnDisk{
 			SystemID: d.systemID, Version: fmt.Sprint(k.c.cfg.Version / 10000),
-			Clean: d.clean(), State: d.control.State, Standby: d.signal,
+			Clean: d.clean(), State: d.control.State, Standby: d.signal, Timeline: d.control.Timeline,
 		}
 		return nil
 	})

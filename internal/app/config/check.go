@@ -41,6 +41,8 @@ func (l *loader) check() {
 	if !l.opts.Client {
 		l.checkDirectories()
 		l.checkPostgres()
+		l.checkDuties()
+		l.checkOrigin()
 		l.checkAPI()
 		l.checkEmbedded()
 	}
@@ -91,6 +93,7 @@ func (l *loader) checkPaths() {
 		{"postgres.state_dir", pg.StateDir},
 		{"postgres.socket_dir", pg.SocketDir},
 		{"postgres.log", pg.Log},
+		{"existing.config_file", l.config.Existing.ConfigFile},
 		{"guard.program", l.config.Guard.Program},
 		{"guard.watchdog", l.config.Guard.Watchdog},
 		{"postgres.replication.password_file", pg.Replication.PasswordFile},
@@ -142,10 +145,63 @@ func (l *loader) checkPostgres() {
 	if pg.Replication.User == pg.Superuser {
 		l.at("postgres.replication.user", fmt.Sprintf("%q is the superuser too; write another name", pg.Superuser))
 	}
-	for _, line := range pg.HBA {
-		if strings.ContainsAny(line, "\r\n\x00") {
-			l.at("postgres.hba", "an element has several lines; write one element for each line")
+	for _, lines := range []struct {
+		key  string
+		text []string
+	}{{"postgres.hba", pg.HBA}, {"postgres.ident", pg.Ident}} {
+		if slices.ContainsFunc(lines.text, func(line string) bool { return strings.ContainsAny(line, "\r\n\x00") }) {
+			l.at(lines.key, "an element has several lines; write one element for each line")
 		}
+	}
+}
+
+func (l *loader) checkDuties() {
+	pg := l.config.Postgres
+	if n := pg.Rejoin.Attempts; n < 1 {
+		l.at("postgres.rejoin.attempts", fmt.Sprintf("%d permits no copy at all; write a number above zero", n))
+	}
+	if n := pg.Archive.Resend; n < 1 {
+		l.at("postgres.archive.resend", fmt.Sprintf("%d is not a number of bytes above zero; write one, at least as much as the former primary may not have archived yet", n))
+	}
+	for _, command := range []struct {
+		key  string
+		argv []string
+	}{{"postgres.clone_command", pg.CloneCommand}, {"backup.command", l.config.Backup.Command}} {
+		switch {
+		case l.isSet(command.key) && len(command.argv) == 0:
+			l.at(command.key, "names no program; write a list of it and its arguments, or remove the key")
+		case len(command.argv) > 0 && !filepath.IsAbs(command.argv[0]):
+			l.at(command.key, fmt.Sprintf("%q depends on where pghad is started; write the program's path from the root, with / at the front", command.argv[0]))
+		case len(command.argv) > 0 && !slices.ContainsFunc(command.argv, func(a string) bool { return strings.Contains(a, "{dir}") }):
+			l.at(command.key, "does not say where to; write {dir} in the argument that is the directory to be filled")
+		}
+	}
+}
+
+// targets are the values of backup.target that have a value of their own.
+var targets = []string{"time", "lsn", "name", "xid"}
+
+func (l *loader) checkOrigin() {
+	b := l.config.Backup
+	if l.config.BootstrapFrom != FromBackup {
+		for _, key := range l.keys {
+			if shown, isSet := l.config.show(key); isSet && shown != key.Default && strings.HasPrefix(key.Name, "backup.") {
+				l.at(key.Name, fmt.Sprintf("is for bootstrap_from backup, and that is %s; remove it, or write bootstrap_from: backup", l.config.BootstrapFrom))
+				return
+			}
+		}
+		return
+	}
+	if len(b.Command) == 0 && !l.complained("backup.command") {
+		l.at("backup.command", "is missing; write the program and its arguments that fill {dir} from the backup")
+	}
+	switch named := slices.Contains(targets, b.Target); {
+	case !named && b.Target != "" && b.Target != "immediate":
+		l.at("backup.target", fmt.Sprintf("%q is unknown; write time, lsn, name, xid or immediate", b.Target))
+	case named && b.Value == "":
+		l.at("backup.target", fmt.Sprintf("%s needs a value; set backup.value", b.Target))
+	case !named && b.Value != "":
+		l.at("backup.value", "has no target that needs it; write backup.target: time, lsn, name or xid")
 	}
 }
 

@@ -9,6 +9,9 @@ type Config struct {
 	Cluster              string
 	Node                 string
 	Bootstrap            bool
+	BootstrapFrom        string
+	Backup               Backup
+	Existing             Existing
 	DCS                  DCS
 	Postgres             Postgres
 	Guard                Guard
@@ -25,6 +28,28 @@ type Config struct {
 	origins map[string]origin // of the keys that are not at their default
 }
 
+// The values of bootstrap_from.
+const (
+	FromInitdb   = "initdb"
+	FromBackup   = "backup"
+	FromExisting = "existing"
+)
+
+// Backup is what a new cluster begins with, where bootstrap_from says so.
+type Backup struct {
+	Command        []string
+	RestoreCommand string
+	Target         string // time, lsn, name, xid or immediate; "" is the end of the WAL
+	Value          string // of the target
+	Exclusive      bool
+	Timeline       string // "" is the latest
+}
+
+// Existing is a server that somebody else has run so far.
+type Existing struct {
+	ConfigFile string // "" is the one in the data directory
+}
+
 // Postgres describes the local server.
 type Postgres struct {
 	BinDir      string
@@ -39,7 +64,28 @@ type Postgres struct {
 	Replication Replication
 	Parameters  map[string]string
 	HBA         []string
+	Ident       []string
 	Log         string // "" is the default
+
+	MonitorUser      string // "" for none
+	SelfCheckTimeout time.Duration
+	MemberSlotsTTL   time.Duration // 0 is for ever
+	Archive          Archive
+	CloneCommand     []string // none: pg_basebackup
+	Rejoin           Rejoin
+}
+
+// Archive is how WAL is archived.
+type Archive struct {
+	Command string // "" is not at all
+	Resend  int    // bytes
+}
+
+// Rejoin bounds the rewinds and clones that fail.
+type Rejoin struct {
+	Attempts int
+	Within   time.Duration
+	Then     string
 }
 
 // Replication is the role by which nodes copy from each other.

@@ -56,8 +56,11 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, config.Postgres{
 		DataDir: "/data", StateDir: "/data.pghad", SocketDir: "/data.pghad/socket",
 		Port: 5432, Superuser: "postgres", Database: "postgres",
-		Replication: config.Replication{User: "replicator", Password: config.NewSecret("hunter2")},
+		Replication:      config.Replication{User: "replicator", Password: config.NewSecret("hunter2")},
+		SelfCheckTimeout: 2 * time.Second, Archive: config.Archive{Resend: 1 << 30},
+		Rejoin: config.Rejoin{Attempts: 10, Within: time.Hour, Then: "clone"},
 	}, cfg.Postgres)
+	require.Equal(t, "initdb", cfg.BootstrapFrom)
 	require.Zero(t, cfg.API)
 	require.Equal(t, config.Timing{
 		TTL: 10 * time.Second, Renew: 3 * time.Second, Margin: 2 * time.Second, Observe: time.Second,
@@ -287,10 +290,11 @@ func TestEveryKeyIsStoredAlone(t *testing.T) {
 		"namespace": "zz", "cluster": "zz", "node": "zz", "strict": "false", "log.level": "warn", "log.format": "json", "postgres.listen": "zz",
 		"timing.ttl": "11s", "timing.renew": "2s", "timing.margin": "1s", "timing.observe": "2s", "timing.request": "1s",
 		"postgres.replication.password": "s3cret", "api.listen": "127.0.0.1:7", "api.advertise": "zz:7",
-		"guard.use": "always", "on_exit": "stop", "mode": "async",
+		"guard.use": "always", "on_exit": "stop", "mode": "async", "bootstrap_from": "existing",
+		"postgres.rejoin.then": "hold", "postgres.clone_command": "/copy,{dir}",
 	}
 	// Restricted values, and those on which other fields depend, have tests of their own.
-	skip := regexp.MustCompile(`^(dcs\.(type|chroot|acl|username|password|password_file)|dcs\.(tls|embedded)\..*|postgres\.replication\.password_file|postgres\.(data|state)_dir|api\.(username|password|password_file)|api\.tls\..*)$`)
+	skip := regexp.MustCompile(`^(backup\..*|dcs\.(type|chroot|acl|username|password|password_file)|dcs\.(tls|embedded)\..*|postgres\.replication\.password_file|postgres\.(data|state)_dir|api\.(username|password|password_file)|api\.tls\..*)$`)
 	plain := load(t, minimal)
 	for _, key := range config.Keys() {
 		if skip.MatchString(key.Name) {

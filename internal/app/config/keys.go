@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/pghad/pghad/ha"
+	"github.com/pghad/pghad/pg/pgctl"
 )
 
 // need says who cannot do without a key.
@@ -71,7 +72,7 @@ func (k Key) Type() string {
 // Keys returns the table of all keys, in the order of the reference.
 func Keys() []Key {
 	var keys []Key
-	for _, part := range [][]Key{identityKeys(), dcsKeys(), postgresKeys(), guardKeys(), apiKeys(), timingKeys(), policyKeys()} {
+	for _, part := range [][]Key{identityKeys(), originKeys(), dcsKeys(), postgresKeys(), dutyKeys(), guardKeys(), apiKeys(), timingKeys(), policyKeys()} {
 		keys = append(keys, part...)
 	}
 	return keys
@@ -93,7 +94,45 @@ func identityKeys() []Key {
 		},
 		{
 			Name: "bootstrap", Default: "false", field: func(c *Config) any { return &c.Bootstrap },
-			Doc: "permission to create a new cluster (initdb) from this node if the store knows none; set it on one node only",
+			Doc: "permission to create a new cluster from this node if the store knows none; set it on one node only",
+		},
+	}
+}
+
+// originKeys say what a new cluster is made of.
+func originKeys() []Key {
+	return []Key{
+		{
+			Name: "bootstrap_from", Default: FromInitdb, OneOf: []string{FromInitdb, FromBackup, FromExisting}, field: func(c *Config) any { return &c.BootstrapFrom },
+			Doc: "what a cluster that this node creates begins with: nothing (initdb), what backup.command brings, or the data that is in data_dir already, of a primary that was shut down",
+		},
+		{
+			Name: "backup.command", field: func(c *Config) any { return &c.Backup.Command },
+			Doc: "program and arguments that fill the data directory, which exists and is empty and is {dir} in them, with a base backup or the data of a server that was shut down",
+		},
+		{
+			Name: "backup.restore_command", Note: "recovery has the WAL that backup.command brings", field: func(c *Config) any { return &c.Backup.RestoreCommand },
+			Doc: "restore_command, with %f and %p, by which that recovery gets WAL",
+		},
+		{
+			Name: "backup.target", Note: "the end of the WAL", field: func(c *Config) any { return &c.Backup.Target },
+			Doc: "where that recovery ends: time, lsn, name or xid, each with backup.value, or immediate",
+		},
+		{
+			Name: "backup.value", field: func(c *Config) any { return &c.Backup.Value },
+			Doc: "value of backup.target, as PostgreSQL reads it",
+		},
+		{
+			Name: "backup.exclusive", Default: "false", field: func(c *Config) any { return &c.Backup.Exclusive },
+			Doc: "end right before the target and not behind it",
+		},
+		{
+			Name: "backup.timeline", Note: "latest", field: func(c *Config) any { return &c.Backup.Timeline },
+			Doc: "timeline that is recovered: latest, current or a number",
+		},
+		{
+			Name: "existing.config_file", Note: "postgresql.conf in data_dir", field: func(c *Config) any { return &c.Existing.ConfigFile },
+			Doc: "postgresql.conf of the server that bootstrap_from: existing takes in, such as /etc/postgresql/15/main/postgresql.conf",
 		},
 	}
 }
@@ -195,10 +234,57 @@ func postgresKeys() []Key {
 			Doc: "lines of pg_hba.conf that admit your clients; without any, nobody but pghad can connect",
 		},
 		{
+			Name: "postgres.ident", split: "\n", field: func(c *Config) any { return &c.Postgres.Ident },
+			Doc: "lines of pg_ident.conf for postgres.hba",
+		},
+		{
 			Name: "postgres.log", Note: "postgresql.log in state_dir", field: func(c *Config) any { return &c.Postgres.Log },
 			Doc: "file that PostgreSQL's messages are appended to",
 		},
 	}...)
+}
+
+// dutyKeys say how the server is watched, archived and copied.
+func dutyKeys() []Key {
+	return []Key{
+		{
+			Name: "postgres.monitor_user", Note: "postgres.superuser asks", field: func(c *Config) any { return &c.Postgres.MonitorUser },
+			Doc: "database role without superuser's rights as which pghad asks how the server is; made in a new cluster, else by the SQL that pgctl.MonitoringRole has",
+		},
+		{
+			Name: "postgres.self_check_timeout", Default: "2s", field: func(c *Config) any { return &c.Postgres.SelfCheckTimeout },
+			Doc: "how long a primary may take for a small write before it counts as one that cannot write",
+		},
+		{
+			Name: "postgres.member_slots_ttl", Cluster: true, Note: "for ever", field: func(c *Config) any { return &c.Postgres.MemberSlotsTTL },
+			Doc: "how long the replication slot of a node that has left the cluster is kept",
+		},
+		{
+			Name: "postgres.archive.command", Note: "WAL is not archived", field: func(c *Config) any { return &c.Postgres.Archive.Command },
+			Doc: "archive_command, with %p and %f, which only a primary with the right to write runs; it must succeed for a file that the archive has already with the same content, and fail for another content",
+		},
+		{
+			Name: "postgres.archive.resend", Default: "1073741824", field: func(c *Config) any { return &c.Postgres.Archive.Resend },
+			Doc: "how many bytes of WAL before a promotion the new primary archives again",
+		},
+		{
+			Name: "postgres.clone_command", Note: "pg_basebackup", field: func(c *Config) any { return &c.Postgres.CloneCommand },
+			Doc: "program and arguments that copy another node's data, by pgBackRest, Barman or WAL-G for example; {dir}, {host}, {port}, {user}, {passfile} and {conninfo} in them are filled in",
+		},
+		{
+			Name: "postgres.rejoin.attempts", Cluster: true, Default: "10", field: func(c *Config) any { return &c.Postgres.Rejoin.Attempts },
+			Doc: "how many rewinds, and how many clones, may fail within postgres.rejoin.within",
+		},
+		{
+			Name: "postgres.rejoin.within", Cluster: true, Default: "1h", field: func(c *Config) any { return &c.Postgres.Rejoin.Within },
+			Doc: "how long a failed one counts",
+		},
+		{
+			Name: "postgres.rejoin.then", Cluster: true, Default: string(pgctl.RejoinClone), field: func(c *Config) any { return &c.Postgres.Rejoin.Then },
+			OneOf: []string{string(pgctl.RejoinClone), string(pgctl.RejoinAlert), string(pgctl.RejoinHold)},
+			Doc:   "what follows after that: clone in place of rewind, alert by a line in the log and go on as slowly as that, or hold until attempts.json is removed from state_dir",
+		},
+	}
 }
 
 func serverKeys() []Key {

@@ -73,7 +73,7 @@ func (c *Config) show(key Key) (string, bool) {
 	case *int:
 		return strconv.Itoa(*v), true
 	case *time.Duration:
-		return v.String(), true
+		return v.String(), *v != 0
 	case *[]string:
 		items := make([]string, len(*v))
 		for i, item := range *v {

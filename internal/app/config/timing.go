@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -35,8 +36,9 @@ func (t Timing) HA() ha.Timing {
 
 func (l *loader) checkTiming() {
 	for _, key := range l.keys {
-		if d, ok := key.field(l.config).(*time.Duration); ok && *d <= 0 {
-			l.at(key.Name, fmt.Sprintf("%s is not above zero; write a time like %s", *d, key.Default))
+		d, ok := key.field(l.config).(*time.Duration)
+		if ok && *d <= 0 && (key.Default != "" || l.isSet(key.Name)) {
+			l.at(key.Name, fmt.Sprintf("%s is not above zero; write a time like %s", *d, cmp.Or(key.Default, "24h")))
 			return
 		}
 	}

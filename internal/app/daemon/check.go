@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	"github.com/pghad/pghad/internal/app/config"
+	"github.com/pghad/pghad/pg/pgctl"
 )
 
 // Check finds what Run would refuse before it changes anything, and says what is
@@ -27,6 +28,9 @@ func Check(ctx context.Context, cfg *config.Config, logger *slog.Logger) ([]conf
 	remarks, storeErr, err := checkStore(ctx, cfg, store)
 	if err != nil {
 		return nil, err
+	}
+	if err := pgctl.Check(controllerConfig(cfg, host, logger)); err != nil {
+		return nil, cfg.Problem("postgres", inKeys(err.Error()))
 	}
 	remarks = append(append(remarks, guardRemarks(cfg)...), lineRemarks(ctx, cfg, host)...)
 	if storeErr != "" {

@@ -100,7 +100,7 @@ func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Sto
 		Cluster:    cfg.Cluster,
 		Name:       cfg.Node,
 		Store:      store,
-		Postgres:   controller,
+		Postgres:   founder{controller, cfg},
 		Disk:       disk,
 		Peers:      line.peers(),
 		Host:       host,
@@ -112,6 +112,7 @@ func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Sto
 		Exit:       ha.Exit(cfg.OnExit),
 		Relaxed:    !cfg.Strict,
 		Bootstrap:  cfg.Bootstrap,
+		Existing:   cfg.BootstrapFrom == config.FromExisting,
 		Priority:   cfg.Tags.FailoverPriority,
 		NoFailover: !cfg.Tags.MayWin(),
 		Version:    version,
@@ -173,6 +174,13 @@ func controllerConfig(cfg *config.Config, host string, logger *slog.Logger) pgct
 		ReplicationPassword: p.Replication.Password.Reveal(),
 		Parameters:          p.Parameters,
 		HBA:                 p.HBA,
+		Ident:               p.Ident,
+		MonitorUser:         p.MonitorUser,
+		SelfCheckTimeout:    p.SelfCheckTimeout,
+		MemberSlotsTTL:      p.MemberSlotsTTL,
+		Archive:             pgctl.Archive{Command: p.Archive.Command, Resend: uint64(p.Archive.Resend)}, //nolint:gosec // checked, above zero
+		CloneCommand:        p.CloneCommand,
+		Rejoin:              pgctl.RejoinPolicy{Attempts: p.Rejoin.Attempts, Within: p.Rejoin.Within, Then: pgctl.RejoinThen(p.Rejoin.Then)},
 		Guard:               guardOf(cfg),
 		Logger:              logger,
 	}
@@ -199,27 +207,4 @@ func guardRemarks(cfg *config.Config) []config.Problem {
 	}
 	return []config.Problem{cfg.Remark("guard.use", without+
 		"if pghad is killed or frozen, it goes on serving reads that may be old, and commits that can never be acknowledged wait on it")}
-}
-
-// inKeys words an error of pgctl, which speaks of the fields of its Config, in
-// the keys of the configuration.
-func inKeys(text string) string {
-	return strings.NewReplacer(
-		"BinDir", "postgres.bin_dir",
-		"DataDir", "postgres.data_dir",
-		"StateDir", "postgres.state_dir",
-		"SocketDir", "postgres.socket_dir",
-		"ListenHost", "postgres.listen",
-		"ReplicationUser", "postgres.replication.user",
-		"ReplicationPassword", "postgres.replication.password",
-		"Superuser", "postgres.superuser",
-		"Database", "postgres.database",
-		"Parameters", "postgres.parameters",
-		"HBA", "postgres.hba",
-		"Port ", "postgres.port ",
-		"Guard.Program", "guard.program",
-		"Guard.WatchdogTimeout", "guard.watchdog_timeout",
-		"set User ", "set postgres.os_user ",
-		"leave User ", "leave postgres.os_user ",
-	).Replace(text)
 }

@@ -142,15 +142,6 @@ func TestLinkLog(t *testing.T) {
 	require.NoError(t, linkLog(load(t, dir)))
 }
 
-// TestInKeys: the controller's fields are worded as keys of the configuration.
-func TestInKeys(t *testing.T) {
-	t.Parallel()
-	require.Equal(t, "set postgres.bin_dir to its programs", inKeys("set BinDir to its programs"))
-	require.Equal(t, "set postgres.os_user to its owner", inKeys("set User to its owner"))
-	require.Equal(t, `postgres.replication.user "x" is the superuser`, inKeys(`ReplicationUser "x" is the superuser`))
-	require.Equal(t, "port 5432", inKeys("port 5432"))
-}
-
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -24,12 +24,33 @@ import (
 // checkMachine finds what would go wrong on this machine later, while nothing has
 // been written.
 func checkMachine(ctx context.Context, cfg *config.Config, host string) error {
-	for _, check := range []func(*config.Config) error{checkDataDir, checkStateDir, checkLog, checkGuard} {
+	for _, check := range []func(*config.Config) error{checkDataDir, checkStateDir, checkLog, checkGuard, checkExisting} {
 		if err := check(cfg); err != nil {
 			return err
 		}
 	}
 	return checkPort(ctx, cfg, host)
+}
+
+// checkExisting refuses a server of somebody else that still runs: this node has no
+// right to let it write, and would stop it at once.
+func checkExisting(cfg *config.Config) error {
+	if !cfg.Bootstrap || cfg.BootstrapFrom != config.FromExisting {
+		return nil
+	}
+	if file := cfg.Existing.ConfigFile; file != "" {
+		if err := unix.Access(file, unix.R_OK); err != nil {
+			return cfg.Problem("existing.config_file", fmt.Sprintf("%s: %v; write the path of the postgresql.conf that the server has had so far", file, err))
+		}
+	}
+	if _, err := os.Stat(filepath.Join(cfg.Postgres.StateDir, "state.json")); err == nil {
+		return nil // it is ours already
+	}
+	if ownServerRuns(cfg.Postgres.DataDir) {
+		return cfg.Problem("bootstrap_from", "existing takes in a server that was shut down, and one runs in "+cfg.Postgres.DataDir+
+			"; stop it (fast, not immediate), and disable its unit, so that nobody starts it again")
+	}
+	return nil
 }
 
 // checkStore finds what would go wrong with the store later. It also says what is
