@@ -18,6 +18,8 @@ type Events struct {
 	Gate      func(GateInfo)      // clients are admitted
 	Rejoin    func(RejoinInfo)    // the node follows, rewinds or clones
 	Quorum    func(QuorumInfo)    // the recorded quorum has changed
+	// Config: the record of the cluster's configuration is another one.
+	Config func(ConfigInfo)
 	// Switchover: this node has advanced one.
 	Switchover func(SwitchoverInfo)
 }

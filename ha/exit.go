@@ -39,7 +39,8 @@ var errKept = errors.New("the node has ended, and leaves the server to the next 
 
 // exit ends the node. The loop has ended with ctx; the watches still poke.
 func (n *Node) exit(ctx context.Context) error {
-	how := n.cfg.Exit
+	n.settle()
+	how := n.settings.Exit
 	if asked, ok := errors.AsType[*exitError](context.Cause(ctx)); ok && asked.exit.valid() {
 		how = asked.exit
 	}

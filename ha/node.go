@@ -42,7 +42,7 @@ type NodeConfig struct {
 
 	Timing Timing
 	// Mode is that of a cluster which this node creates: quorum (default) or async.
-	// After that the record counts.
+	// After that the record counts, see Settings.
 	Mode quorum.Mode
 	// MaxLag bounds the loss in mode async: see ElectorConfig.
 	MaxLag uint64
@@ -81,6 +81,8 @@ type NodeConfig struct {
 // Observe + Request; the server of a primary is then stopped as without a store. It is
 // heard of at each look and before and after each effect. Not counted are a promotion,
 // which has a limit of its own, and what copies data.
+//
+// Some of what it is told when it is made can be changed later, by Reconfigure.
 type Node struct {
 	cfg     NodeConfig
 	keys    record.Keys
@@ -108,13 +110,18 @@ type Node struct {
 	dry        time.Time // since when the server follows without a lasting stream, zero if it has one
 	flows      time.Time // since when each look has shown a stream, zero if the last one has not
 	turns      int       // restarts since then
+	settings   Settings  // in force, see settle
 	broken     string    // why the server does not start on its own data, "" if it does
 	noRewind   string    // why a rewind of this data was found impossible
 
+	toldConfig     bool // Events.Config has been called
+	configRevision dcs.Revision
+
 	stuck atomic.Bool // the server should be stopped and could not be: no lock is renewed
 
-	mu     sync.Mutex // guards status only; never held over anything that waits
+	mu     sync.Mutex // guards what follows; never held over anything that waits
 	status NodeStatus
+	wanted Settings
 }
 
 // following is the upstream that the server was last pointed at, under which term.
@@ -175,6 +182,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	n := &Node{cfg: cfg, keys: keys, memory: memory, wake: make(chan struct{}, 1), writable: true}
 	n.progress = newProgress(cfg.Clock, cfg.Timing)
 	n.cfg.Effects = n.progress.follow(cfg.Effects)
+	n.wanted, n.settings = cfg.settings(), cfg.settings()
 	n.promiser = &promiser{clock: cfg.Clock, longest: cfg.Timing.TTL, ask: n.poke, why: "this node has not looked yet"}
 	if longest := memory.State().Promising; longest > 0 {
 		n.promiser.bind(longest)
@@ -296,8 +304,10 @@ func (n *Node) watchServer(ctx context.Context) {
 func (n *Node) turn(ctx context.Context) (time.Duration, error) {
 	n.why = ""
 	n.progress.note()
+	n.settle()
 	v := n.look(ctx)
 	n.note(v)
+	n.tellConfig(v)
 	plan := role.Decide(v.role(n))
 	pause, err := n.act(ctx, plan, v)
 	switch {

@@ -102,7 +102,7 @@ func (n *Node) publishMember(ctx context.Context, v look) error {
 		Timeline: held.Timeline, Received: v.server.Received, Replayed: v.server.Replayed,
 		Format: record.Format, Version: n.cfg.Version, Server: v.server.Version,
 		Pledge: local.Pledge, Incarnation: local.Incarnation, Why: n.status.Why,
-		Priority: n.cfg.Priority, NoFailover: n.cfg.NoFailover, Pending: v.server.Pending,
+		Priority: n.settings.Priority, NoFailover: n.settings.NoFailover, Pending: v.server.Pending, Config: n.settings.Config,
 		Rejoin: n.question.nonce, Upstream: n.following.upstream.Host, Maintenance: n.keepsToMaintenance(v),
 	}
 	if local.Floor != (pg.Position{}) {

@@ -156,6 +156,10 @@ func NewQuorumTracker(cfg QuorumTrackerConfig) (*QuorumTracker, error) {
 // proven again.
 func (t *QuorumTracker) Forget() { t.progress = quorum.Progress{} }
 
+// Want replaces what is wanted of Mode ("" keeps the recorded one) and Strict, from
+// the next Step on. Like Step it is never called by two goroutines at once.
+func (t *QuorumTracker) Want(mode quorum.Mode, strict bool) { t.cfg.Mode, t.cfg.Strict = mode, strict }
+
 // Settled reports whether no write of the record, by Step, may still land: the
 // record in force is the one that the last report of Step shows.
 func (t *QuorumTracker) Settled() bool { return !t.unsettled }

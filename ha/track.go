@@ -50,7 +50,7 @@ func (n *Node) track(ctx context.Context, v look) (busy bool, err error) {
 
 func (n *Node) newTracker() (*QuorumTracker, error) {
 	tracker, err := NewQuorumTracker(QuorumTrackerConfig{
-		Store: n.cfg.Store, Keys: n.keys, Postgres: n.cfg.Postgres, Self: n.self(), Strict: !n.cfg.Relaxed,
+		Store: n.cfg.Store, Keys: n.keys, Postgres: n.cfg.Postgres, Self: n.self(), Mode: n.settings.Mode, Strict: !n.settings.Relaxed,
 		RemovalDelay: n.cfg.Timing.RemovalDelay, Request: n.cfg.Timing.Request,
 		Clock: n.cfg.Clock, Rand: n.cfg.Rand, Logger: n.cfg.Logger,
 		OnStep: func(info QuorumStepInfo) {

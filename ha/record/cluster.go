@@ -71,9 +71,13 @@ type Cluster struct {
 	Switchover      Rec[Switchover]
 	SwitchoverErr   error
 	Maintenance     Maintenance
-	Members         []Host     // sorted by name
-	Votes           []HeldVote // of all elections that are still there
-	Errs            []error    // records that could not be read; their values are zero
+	// ConfigErr says why `config` cannot be read. Nodes keep what they have then,
+	// hence it is not one of Errs.
+	Config    Rec[Config]
+	ConfigErr error
+	Members   []Host     // sorted by name
+	Votes     []HeldVote // of all elections that are still there
+	Errs      []error    // records that could not be read; their values are zero
 	// Ignored are what nodes say of themselves that could not be read: such a node
 	// counts as one that says nothing.
 	Ignored []error
@@ -134,6 +138,9 @@ func (c *Cluster) add(kv dcs.KV) error {
 		return decodeInto(&c.Promoting, kv)
 	case "status":
 		return decodeInto(&c.Status, kv)
+	case "config":
+		c.Config.Revision = kv.Revision
+		c.Config.Value, c.ConfigErr = DecodeConfig(kv.Key, kv.Value)
 	case "replics_info":
 		return decodeInto(&c.Replics, kv)
 	default:

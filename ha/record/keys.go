@@ -67,6 +67,7 @@ func (k Keys) SwitchoverMaster() string     { return k.prefix + "switchover/mast
 func (k Keys) Maintenance() string          { return k.prefix + "maintenance" }
 func (k Keys) MaintenanceTS() string        { return k.prefix + "maintenance/ts" }
 func (k Keys) MaintenanceMaster() string    { return k.prefix + "maintenance/master" }
+func (k Keys) Config() string               { return k.prefix + "config" }
 func (k Keys) Member(host string) string    { return k.prefix + "members/" + host }
 
 // Vote is the key of host's vote in election id.

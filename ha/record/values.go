@@ -120,6 +120,7 @@ type Member struct {
 	Rejoin      string       `json:"rejoin,omitempty"` // nonce of a question: is my copy needed?
 	Upstream    string       `json:"upstream,omitempty"`
 	Maintenance bool         `json:"maintenance,omitempty"` // the node has seen it and keeps to it
+	Config      *ConfigState `json:"config,omitempty"`
 	Sampled     time.Time    `json:"sampled"`
 }
 
