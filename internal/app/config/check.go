@@ -11,6 +11,7 @@ import (
 
 	"github.com/pghad/pghad/ha"
 	"github.com/pghad/pghad/ha/record"
+	"github.com/pghad/pghad/pg/pgctl"
 )
 
 // maxSocketPath is the longest path of a Unix socket on Linux, in bytes.
@@ -38,10 +39,11 @@ func (l *loader) check() {
 	l.checkChoices()
 	l.checkTiming()
 	l.checkPaths()
+	l.checkSettings()
+	l.checkDuties()
 	if !l.opts.Client {
 		l.checkDirectories()
 		l.checkPostgres()
-		l.checkDuties()
 		l.checkOrigin()
 		l.checkAPI()
 		l.checkEmbedded()
@@ -144,6 +146,14 @@ func (l *loader) checkPostgres() {
 	}
 	if pg.Replication.User == pg.Superuser {
 		l.at("postgres.replication.user", fmt.Sprintf("%q is the superuser too; write another name", pg.Superuser))
+	}
+}
+
+// checkSettings looks at what PostgreSQL is to be told.
+func (l *loader) checkSettings() {
+	pg := l.config.Postgres
+	if err := pgctl.CheckSettings(pgctl.Settings{Parameters: pg.Parameters}); err != nil {
+		l.at("postgres.parameters", strings.TrimPrefix(err.Error(), "parameter "))
 	}
 	for _, lines := range []struct {
 		key  string

@@ -26,6 +26,8 @@ type Config struct {
 
 	file    string            // "" if there is none
 	origins map[string]origin // of the keys that are not at their default
+	record  *Record
+	base    *base
 }
 
 // The values of bootstrap_from.

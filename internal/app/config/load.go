@@ -14,6 +14,7 @@ type Options struct {
 	File   string   // "" for none: everything comes from the environment
 	Env    []string // "NAME=value", as os.Environ returns it
 	Flags  []Flag   // win over both
+	Record *Record  // what is set for the whole cluster; wins over all of them
 	Client bool     // only to look at a cluster: what only a node needs may be missing, and its secrets are not read
 }
 
@@ -38,6 +39,15 @@ func Load(opts Options) (*Config, error) {
 	}
 	l.secrets()
 	l.required()
+	return l.finish(opts.Record)
+}
+
+// finish adds the record, and looks at the whole.
+func (l *loader) finish(r *Record) (*Config, error) {
+	// Not the environment and the flags, which may hold secrets.
+	l.config.base = &base{opts: Options{File: l.opts.File, Client: l.opts.Client}, config: l.config.clone()}
+	l.config.record = r
+	l.fromRecord(r)
 	if len(l.problems) == 0 {
 		l.derive()
 		l.check()
@@ -46,6 +56,12 @@ func Load(opts Options) (*Config, error) {
 		return nil, &Error{Problems: l.problems}
 	}
 	return l.config, nil
+}
+
+// base is a configuration before a record was added to it.
+type base struct {
+	opts   Options
+	config *Config
 }
 
 type loader struct {

@@ -39,8 +39,9 @@ func (e *Error) Error() string {
 // origin is where a value comes from: a place in a file, or a variable.
 type origin struct {
 	file         string
-	line, column int // 0 if the whole file is meant
-	variable     string
+	line, column int    // 0 if the whole file is meant
+	variable     string // or what else is no file
+	over         string // where the value would come from otherwise, "" for nowhere
 }
 
 func (o origin) String() string {

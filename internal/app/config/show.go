@@ -14,31 +14,27 @@ import (
 // Write writes the configuration in force as a file that means the same, without
 // what is not set and without secrets. With explain it has all keys, and says of
 // each where its value comes from and what it means.
-func (c *Config) Write(w io.Writer, explain bool) error {
-	var text strings.Builder
-	var open []string // the headings that the last line stands under
+//
+// pending are keys that are said not to be in force until a restart.
+func (c *Config) Write(w io.Writer, explain bool, pending ...string) error {
+	var text yamlWriter
 	for _, key := range Keys() {
 		shown, isSet := c.show(key)
 		if !isSet && !explain {
 			continue
 		}
-		path := strings.Split(key.Name, ".")
-		same := 0
-		for same < min(len(open), len(path)-1) && open[same] == path[same] {
-			same++
-		}
-		for ; same < len(path)-1; same++ {
-			fmt.Fprintf(&text, "%s%s:\n", strings.Repeat("  ", same), path[same])
-		}
-		open = path[:len(path)-1]
-		indent := strings.Repeat("  ", len(path)-1)
+		var comment string
 		if explain {
-			fmt.Fprintf(&text, "%s# %s (%s)\n", indent, key.Doc, c.source(key))
+			comment = fmt.Sprintf("%s (%s)", key.Doc, c.source(key))
 		}
+		if slices.Contains(pending, key.Name) {
+			comment = strings.TrimPrefix(comment+"; not in force until a restart of pghad", "; ")
+		}
+		text.comment(key.Name, comment)
 		if isSet && !key.Secret() {
-			fmt.Fprintf(&text, "%s%s: %s\n", indent, path[len(path)-1], shown)
+			text.line(key.Name, shown)
 		} else {
-			fmt.Fprintf(&text, "%s# %s: %s\n", indent, path[len(path)-1], shown)
+			text.comment(key.Name, key.Name[strings.LastIndexByte(key.Name, '.')+1:]+": "+shown)
 		}
 	}
 	if _, err := io.WriteString(w, text.String()); err != nil {
@@ -47,10 +43,45 @@ func (c *Config) Write(w io.Writer, explain bool) error {
 	return nil
 }
 
+// yamlWriter writes keys with dots as nested headings.
+type yamlWriter struct {
+	strings.Builder
+	open []string // the headings that the last line stands under
+}
+
+// under opens the headings of a key and returns its indentation and last word.
+func (y *yamlWriter) under(name string) (indent, last string) {
+	path := strings.Split(name, ".")
+	same := 0
+	for same < min(len(y.open), len(path)-1) && y.open[same] == path[same] {
+		same++
+	}
+	for ; same < len(path)-1; same++ {
+		fmt.Fprintf(y, "%s%s:\n", strings.Repeat("  ", same), path[same])
+	}
+	y.open = path[:len(path)-1]
+	return strings.Repeat("  ", len(path)-1), path[len(path)-1]
+}
+
+func (y *yamlWriter) line(name, shown string) {
+	indent, last := y.under(name)
+	fmt.Fprintf(y, "%s%s: %s\n", indent, last, shown)
+}
+
+// comment writes a comment where the key stands, "" is none.
+func (y *yamlWriter) comment(name, text string) {
+	indent, _ := y.under(name)
+	if text != "" {
+		fmt.Fprintf(y, "%s# %s\n", indent, text)
+	}
+}
+
 // source says where the value of a key comes from.
 func (c *Config) source(key Key) string {
 	from, given := c.origins[key.Name]
 	switch {
+	case given && from.over != "":
+		return from.String() + ", over " + from.over
 	case given:
 		return from.String()
 	case key.Default != "":
