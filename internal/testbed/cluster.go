@@ -79,6 +79,7 @@ type clusterNode struct {
 
 	mu      sync.Mutex // guards process, and is held while starting and killing
 	process *process
+	silent  *os.File // what a hung agent reads; nil if it does not hang
 }
 
 func (n *clusterNode) config() string { return filepath.Join(n.dir, "pghad.yaml") }
@@ -307,6 +308,20 @@ func (c *Cluster) AgentRuns(name string) bool {
 	return node.runs()
 }
 
+// Agent is the process id of a node's agent.
+func (c *Cluster) Agent(name string) (int, error) {
+	node, err := c.node(name)
+	if err != nil {
+		return 0, err
+	}
+	node.mu.Lock()
+	defer node.mu.Unlock()
+	if !node.runs() {
+		return 0, fmt.Errorf("the agent of node %s does not run", name)
+	}
+	return node.process.cmd.Process.Pid, nil
+}
+
 // AgentDone is closed when the agent of a node, as it was last started, has
 // ended; nil if it was never started.
 func (c *Cluster) AgentDone(name string) <-chan struct{} {
@@ -352,6 +367,9 @@ func (n *clusterNode) kill(ctx context.Context) error {
 		if err := n.process.kill(); err != nil {
 			return err
 		}
+	}
+	if err := n.unmute(); err != nil {
+		return err
 	}
 	victims = append(victims, serverProcesses(n.data())...)
 	for len(victims) > 0 {
@@ -422,13 +440,16 @@ func (c *Cluster) FreezeNode(name string) error {
 	}
 }
 
-// ThawNode lets a frozen node go on.
+// ThawNode lets a frozen node go on: in the worst order, a server before its guard and
+// a guard before its agent.
 func (c *Cluster) ThawNode(name string) error {
 	node, err := c.node(name)
 	if err != nil {
 		return err
 	}
-	if err := signalAll(node.processes(), syscall.SIGCONT); err != nil {
+	frozen := node.processes()
+	slices.Reverse(frozen) // children before their parents
+	if err := signalAll(frozen, syscall.SIGCONT); err != nil {
 		return fmt.Errorf("thaw node %s: %w", name, err)
 	}
 	return c.ThawAgent(name)

@@ -1,27 +1,23 @@
 package testbed
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 )
 
-// fifoWait is where the kernel lets a thread wait that opens a fifo which nobody
-// writes to.
-const fifoWait = "wait_for_partner"
-
 // fifo of a node, of which one name takes the place of a file for a moment.
 func (n *clusterNode) fifo() string { return filepath.Join(n.dir, "hang") }
 
-// HangAgent lets the agent of a node hang: its next look at its server ends in a call
-// of the operating system that does not return, as one about a file on a dead disk
-// does. Nothing can end the call but WakeAgent, or the end of the process; everything
-// else in the process goes on, and so does its server. It returns when the agent hangs.
+// HangAgent lets the agent of a node hang: its next look at its server reads a file and
+// does not return, as if that were on a dead disk. Nothing ends the read but WakeAgent,
+// or the end of the process; everything else in the process goes on, and so does its
+// server. It returns when the agent hangs.
 //
 // The agent finds a fifo in place of the server's postmaster.pid, which is back when
 // HangAgent returns.
@@ -43,20 +39,17 @@ func (c *Cluster) HangAgent(ctx context.Context, name string) error {
 
 // hang needs the lock.
 func (n *clusterNode) hang(ctx context.Context) (err error) {
-	if err := syscall.Mkfifo(n.fifo(), 0o600); err != nil {
-		return fmt.Errorf("make the fifo %s: %w", n.fifo(), err)
-	}
 	file, kept, bait := filepath.Join(n.data(), "postmaster.pid"), n.fifo()+".kept", n.fifo()+".bait"
-	if err := errors.Join(os.Link(file, kept), os.Link(n.fifo(), bait)); err != nil {
-		return errors.Join(err, removeAll(kept, bait, n.fifo()))
+	if err := errors.Join(n.mute(), os.Link(file, kept), os.Link(n.fifo(), bait)); err != nil {
+		return errors.Join(err, n.unmute(), removeAll(kept, bait))
 	}
 	defer func() { err = errors.Join(err, os.Rename(kept, file)) }()
 	if err := os.Rename(bait, file); err != nil {
-		return errors.Join(err, removeAll(bait, n.fifo()))
+		return errors.Join(err, n.unmute(), removeAll(bait))
 	}
 	look := time.NewTicker(5 * time.Millisecond)
 	defer look.Stop()
-	for !hangs(n.process.cmd.Process.Pid) {
+	for !n.hangs() {
 		select {
 		case <-look.C:
 		case <-n.process.done:
@@ -68,6 +61,44 @@ func (n *clusterNode) hang(ctx context.Context) (err error) {
 	return nil
 }
 
+// mute makes the fifo, with one writer that says nothing: whoever reads it waits.
+func (n *clusterNode) mute() error {
+	err := syscall.Mkfifo(n.fifo(), 0o600)
+	if err == nil {
+		n.silent, err = os.OpenFile(n.fifo(), os.O_RDWR, 0) // alone it would wait for a reader
+	}
+	if err != nil {
+		return fmt.Errorf("make the fifo %s: %w", n.fifo(), err)
+	}
+	return nil
+}
+
+// unmute lets whoever reads the fifo see its end.
+func (n *clusterNode) unmute() error {
+	var err error
+	if n.silent != nil {
+		err = n.silent.Close()
+		n.silent = nil
+	}
+	return errors.Join(err, removeAll(n.fifo()))
+}
+
+// hangs reports whether the agent reads the fifo. It needs the lock.
+func (n *clusterNode) hangs() bool {
+	fifo, err := os.Stat(n.fifo())
+	if err != nil || !n.runs() {
+		return false
+	}
+	open, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", n.process.cmd.Process.Pid))
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(open, func(path string) bool {
+		file, err := os.Stat(path)
+		return err == nil && os.SameFile(file, fifo)
+	})
+}
+
 // AgentHangs reports whether the agent of a node hangs by HangAgent.
 func (c *Cluster) AgentHangs(name string) bool {
 	node, err := c.node(name)
@@ -76,35 +107,21 @@ func (c *Cluster) AgentHangs(name string) bool {
 	}
 	node.mu.Lock()
 	defer node.mu.Unlock()
-	return node.runs() && hangs(node.process.cmd.Process.Pid)
+	return node.hangs()
 }
 
-// WakeAgent lets the call return in which the agent of a node hangs.
+// WakeAgent lets the read return in which the agent of a node hangs.
 func (c *Cluster) WakeAgent(name string) error {
 	node, err := c.node(name)
 	if err != nil {
 		return err
 	}
-	writer, err := os.OpenFile(node.fifo(), os.O_WRONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
+	node.mu.Lock()
+	defer node.mu.Unlock()
+	if err := node.unmute(); err != nil {
 		return fmt.Errorf("wake the agent of node %s: %w", name, err)
 	}
-	return errors.Join(writer.Close(), os.Remove(node.fifo()))
-}
-
-// hangs reports whether a thread of a process waits for somebody to write to a fifo.
-func hangs(pid int) bool {
-	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/wchan", pid))
-	if err != nil {
-		return false
-	}
-	for _, path := range paths {
-		where, err := os.ReadFile(path) //nolint:gosec // of a process of our own
-		if err == nil && bytes.HasPrefix(where, []byte(fifoWait)) {
-			return true
-		}
-	}
-	return false
+	return nil
 }
 
 func removeAll(paths ...string) error {

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,6 +17,8 @@ const (
 	// hangGrace is what a loaded machine may add to the time after which another node
 	// leads.
 	hangGrace = 5 * time.Second
+	// burstSessions is how many sessions wait for a frozen node to go on.
+	burstSessions = 4
 )
 
 // killAgent kills the agent of the primary and leaves its PostgreSQL running,
@@ -65,8 +68,64 @@ func (p *play) freezeAgent(ctx context.Context) error {
 
 // freezeNode stops every process of the primary's node for three leases. When they go
 // on, its PostgreSQL still believes that it is the primary, until its guard has run.
+// That is measured, by sessions that have waited for the moment.
 func (p *play) freezeNode(ctx context.Context) error {
-	return p.freeze(ctx, "everything", p.cluster.FreezeNode, p.cluster.ThawNode)
+	burst, err := workload.OpenBurst(ctx, p.cluster.Target(), p.victim, burstSessions)
+	if err != nil {
+		return err
+	}
+	defer burst.Close()
+	return p.freeze(ctx, "everything", p.cluster.FreezeNode, func(name string) error {
+		return p.thaw(ctx, burst, name)
+	})
+}
+
+// thaw lets a frozen node go on, and measures for how long it acknowledges.
+func (p *play) thaw(ctx context.Context, burst *workload.Burst, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, p.timing.TTL)
+	defer cancel()
+	p.thawed = &thawed{at: p.ledger.Now(), gone: never}
+	began := time.Now()
+	result, err := burst.Run(ctx, func() error { return p.cluster.ThawNode(name) })
+	if err != nil {
+		return err
+	}
+	err = until(ctx, time.Millisecond, "the end of its server", func(context.Context) error {
+		if _, err := p.cluster.Postmaster(name); err == nil {
+			return errors.New("it still runs")
+		}
+		return nil
+	})
+	if err != nil {
+		p.breakf("the thawed server of %s: %v", name, err)
+	} else {
+		p.thawed.gone = p.ledger.Now()
+	}
+	p.thaws = &Thaw{
+		Acknowledged: result.Acknowledged,
+		WindowMS:     float64(result.Last.Microseconds()) / 1000,
+		GoneMS:       float64(time.Since(began).Microseconds()) / 1000,
+	}
+	if p.mode != ModeAsync && result.Acknowledged > 0 {
+		p.breakf("the thawed server of %s has acknowledged %d writes without a quorum", name, result.Acknowledged)
+	}
+	p.sayf("%s", p.thaws)
+	return nil
+}
+
+// thawed is when a node went on that had been frozen, by the ledger.
+type thawed struct {
+	at, gone time.Duration // gone: when no postmaster was left
+}
+
+// never is later than everything in a ledger.
+const never = time.Duration(1<<63 - 1)
+
+// excuses reports whether a thawed server in mode async has acknowledged a write before
+// its guard had run. Nothing but a watchdog device keeps it from that; it is no second
+// writer for longer.
+func (t *thawed) excuses(victim, mode string, c workload.Conflict) bool {
+	return t != nil && mode == ModeAsync && c.Entry.Node == victim && c.Entry.Done >= t.at && c.Entry.Done <= t.gone && t.gone != never
 }
 
 func (p *play) freeze(ctx context.Context, what string, freeze, thaw func(string) error) error {

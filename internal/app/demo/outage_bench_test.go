@@ -45,6 +45,31 @@ func BenchmarkOutage(b *testing.B) {
 	}
 }
 
+// BenchmarkThaw measures for how long a server acknowledges writes that has stood still
+// with its guard until another node led, in mode async, until that guard has run:
+//
+//	go test ./internal/app/demo -run '^$' -bench Thaw -benchtime 10x -timeout 0
+//
+// The figures are microseconds since before the node went on, and acknowledged writes.
+func BenchmarkThaw(b *testing.B) {
+	testbed.NeedPostgres(b)
+	program := filepath.Join(testbed.Dir(b), "pghad")
+	build(b, program)
+	report(b, func() []figure {
+		var progress bytes.Buffer
+		result, err := demo.Run(b.Context(), demo.Options{
+			Script: "freeze-node", Mode: demo.ModeAsync, Quick: true, JSON: true, Program: program, Stdout: &progress, Stderr: &progress,
+		})
+		require.NoError(b, err, "%s", &progress)
+		require.True(b, result.OK(), "%s", &progress)
+		return []figure{
+			{"window-us", int64(1000 * result.Thaw.WindowMS)},
+			{"gone-us", int64(1000 * result.Thaw.GoneMS)},
+			{"acknowledged", int64(result.Thaw.Acknowledged)},
+		}
+	})
+}
+
 // figure is one number of a run.
 type figure struct {
 	unit  string

@@ -27,6 +27,7 @@ type Result struct {
 	Switchovers []Switchover `json:"switchovers,omitempty"` // of the script switchover
 	Lock        *Lock        `json:"lock,omitempty"`        // of scripts that take the store or the agent from it
 	Hang        *Hang        `json:"hang,omitempty"`        // of the script hang-agent
+	Thaw        *Thaw        `json:"thaw,omitempty"`        // of the script freeze-node
 	Broken      []string     `json:"broken,omitempty"`      // what else was promised and did not hold
 }
 
@@ -55,6 +56,15 @@ type Lock struct {
 type Hang struct {
 	DeposedMS int64 `json:"deposed_ms"` // until another node led and admitted clients
 	LimitMS   int64 `json:"limit_ms"`   // at the latest, by the nodes' timings
+}
+
+// Thaw is what a server did that had stood still, with its agent and its guard, until
+// another node led. In mode async nothing but a watchdog device keeps it from
+// acknowledging writes until its guard has run.
+type Thaw struct {
+	Acknowledged int     `json:"acknowledged"` // writes of the sessions that had waited for it
+	WindowMS     float64 `json:"window_ms"`    // from before it went on to the last of them; 0 without any
+	GoneMS       float64 `json:"gone_ms"`      // until its postmaster was gone
 }
 
 // OK reports whether the promise was kept and the cluster did what it should.
@@ -91,6 +101,9 @@ func (r Result) text() string {
 	if r.Hang != nil {
 		fmt.Fprintf(&text, "  %s\n", r.Hang)
 	}
+	if r.Thaw != nil {
+		fmt.Fprintf(&text, "  %s\n", r.Thaw)
+	}
 	for _, sentence := range r.Broken {
 		fmt.Fprintf(&text, "  broken: %s\n", sentence)
 	}
@@ -122,4 +135,13 @@ func (l Lock) String() string {
 // String tells it in one sentence.
 func (h Hang) String() string {
 	return fmt.Sprintf("another node led %d ms after the agent had begun to hang, at most %d ms are allowed", h.DeposedMS, h.LimitMS)
+}
+
+// String tells it in one sentence.
+func (t Thaw) String() string {
+	if t.Acknowledged == 0 {
+		return fmt.Sprintf("the thawed server has acknowledged nothing; its postmaster was gone after %.1f ms", t.GoneMS)
+	}
+	return fmt.Sprintf("the thawed server has acknowledged %d writes, the last after %.1f ms; its postmaster was gone after %.1f ms",
+		t.Acknowledged, t.WindowMS, t.GoneMS)
 }

@@ -73,6 +73,8 @@ type play struct {
 	switchovers []Switchover
 	lock        *Lock
 	hang        *Hang
+	thawed      *thawed
+	thaws       *Thaw
 	broken      []string // what did not hold
 }
 
@@ -313,7 +315,7 @@ func (p *play) plantWriter(ctx context.Context) error {
 // judge checks what was promised. A script that is stuck is checked as far as
 // that is possible. Clients have stopped.
 func (p *play) judge(ctx context.Context, scenario string) (Result, error) {
-	result := Result{Scenario: scenario, Rejoined: p.rejoined, Switchovers: p.switchovers, Lock: p.lock, Hang: p.hang, Verdict: workload.VerdictError}
+	result := Result{Scenario: scenario, Rejoined: p.rejoined, Switchovers: p.switchovers, Lock: p.lock, Hang: p.hang, Thaw: p.thaws, Verdict: workload.VerdictError}
 	if p.writers == nil {
 		result.Verdict = workload.VerdictStuck
 		return result, nil
@@ -328,6 +330,7 @@ func (p *play) judge(ctx context.Context, scenario string) (Result, error) {
 	}
 	result.Broken = p.broken
 	report, leaderless, err := p.check(ctx)
+	report.Conflicts = slices.DeleteFunc(report.Conflicts, func(c workload.Conflict) bool { return p.thawed.excuses(p.victim, p.mode, c) })
 	result.Lost, result.TwoWriters = len(report.LostIDs()), len(report.Conflicts)
 	if report.Primary != p.victim {
 		result.Promoted = report.Primary

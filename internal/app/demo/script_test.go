@@ -23,7 +23,7 @@ import (
 // limit is far beyond what a script takes: a busy machine is not a failure.
 const limit = 5 * time.Minute
 
-// buildProgram builds pghad.
+// buildProgram builds pghad, and its guard beside it.
 func buildProgram(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(testbed.Dir(t), "pghad")
@@ -33,8 +33,14 @@ func buildProgram(t *testing.T) string {
 
 func build(tb testing.TB, path string) {
 	tb.Helper()
-	output, err := exec.Command("go", "build", "-o", path, "github.com/pghad/pghad/cmd/pghad").CombinedOutput()
-	require.NoError(tb, err, "%s", output)
+	for program, main := range map[string]string{path: "pghad", filepath.Join(filepath.Dir(path), "pghad-guard"): "pghad-guard"} {
+		cmd := exec.Command("go", "build", "-o", program, "github.com/pghad/pghad/cmd/"+main)
+		if main == "pghad-guard" {
+			cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is shipped
+		}
+		output, err := cmd.CombinedOutput()
+		require.NoError(tb, err, "%s", output)
+	}
 }
 
 // planted is how many writes SabotageFailWrite makes fail: one of each session,
