@@ -69,12 +69,24 @@ func (a *app) command(work func(cmd *cobra.Command) error) func(*cobra.Command, 
 
 // newLogger logs to Err as the configuration says.
 func (a *app) newLogger(cfg config.Log) *slog.Logger {
-	levels := map[string]slog.Level{
-		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
-	}
-	options := &slog.HandlerOptions{Level: levels[cfg.Level]}
+	logger, _ := a.levelLogger(cfg)
+	return logger
+}
+
+// levelLogger is one whose least severity can be changed.
+func (a *app) levelLogger(cfg config.Log) (*slog.Logger, *slog.LevelVar) {
+	level := &slog.LevelVar{}
+	level.Set(logLevel(cfg.Level))
+	options := &slog.HandlerOptions{Level: level}
 	if cfg.Format == "json" {
-		return slog.New(slog.NewJSONHandler(a.Err, options))
+		return slog.New(slog.NewJSONHandler(a.Err, options)), level
 	}
-	return slog.New(slog.NewTextHandler(a.Err, options))
+	return slog.New(slog.NewTextHandler(a.Err, options)), level
+}
+
+// logLevel is the severity that a value of log.level names.
+func logLevel(text string) slog.Level {
+	return map[string]slog.Level{
+		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
+	}[text]
 }

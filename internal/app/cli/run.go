@@ -2,6 +2,9 @@ package cli
 
 import (
 	"context"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -26,7 +29,11 @@ On SIGINT or SIGTERM a primary lets another node take over, if one can; then pgh
 stops PostgreSQL, lets go of its locks and ends (see on_exit). With --keep-postgres
 it leaves both: a pghad that is started again before the lease ends goes on with them
 and no client notices, after that the guard stops PostgreSQL. A second signal ends
-pghad at once. It logs to standard error.`,
+pghad at once. It logs to standard error.
+
+On SIGHUP it reads its configuration again. What can change without a restart does;
+what cannot is named in the log, a line each. A configuration with a problem changes
+nothing.`,
 		Example: "  pghad run -c /etc/pghad.yaml",
 		Args:    cobra.NoArgs,
 		RunE: a.command(func(cmd *cobra.Command) error {
@@ -43,11 +50,43 @@ func (a *app) runNode(ctx context.Context, file string, keep bool) error {
 	if keep {
 		opts.Flags = []config.Flag{{Name: "--keep-postgres", Key: "on_exit", Text: string(ha.ExitKeep)}}
 	}
-	cfg, err := config.Load(opts)
+	read := func() (*config.Config, error) { return config.Load(opts) }
+	cfg, err := read()
 	if err != nil {
-		return err //nolint:wrapcheck // says file, line and key
+		return err
 	}
-	return daemon.Run(ctx, cfg, a.newLogger(cfg.Log), programVersion()) //nolint:wrapcheck // says node or key
+	logger, level := a.levelLogger(cfg.Log)
+	hangups, stop := hangups()
+	defer stop()
+	return daemon.Run(ctx, cfg, daemon.Options{ //nolint:wrapcheck // says node or key
+		Logger: logger, Version: programVersion(), Read: read, Hangups: hangups,
+		SetLevel: func(text string) { level.Set(logLevel(text)) },
+	})
+}
+
+// hangups has a value after each SIGHUP to this process, until stop is called; several
+// that come at once are one.
+func hangups() (_ <-chan struct{}, stop func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	asked, end := make(chan struct{}, 1), make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-signals:
+			case <-end:
+				return
+			}
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return asked, func() {
+		signal.Stop(signals)
+		close(end)
+	}
 }
 
 // member is this node's part of an embedded store, which runs as a process of its

@@ -3,6 +3,7 @@ package config
 import (
 	"maps"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -55,15 +56,16 @@ func mergeFold(under, over map[string]string) map[string]string {
 
 // Effective is what an agent that runs by c can put in force of wanted without a
 // restart. keys are those whose change came into force, pending those that keep their
-// value until a restart. Its error is an *Error: the mixture of both does not hold
+// value until a restart. fixed begin the names of keys that this agent cannot change
+// although they are live. Its error is an *Error: the mixture of both does not hold
 // together, and nothing of it is to be put in force.
-func (c *Config) Effective(wanted *Config) (mixed *Config, keys, pending []string, err error) {
+func (c *Config) Effective(wanted *Config, fixed ...string) (mixed *Config, keys, pending []string, err error) {
 	mixed = wanted.clone()
 	for _, key := range Keys() {
 		now, then := key.field(c), key.field(mixed)
 		switch {
 		case reflect.DeepEqual(now, then):
-		case key.Live:
+		case key.Live && !slices.ContainsFunc(fixed, func(f string) bool { return strings.HasPrefix(key.Name, f) }):
 			keys = append(keys, key.Name)
 		default:
 			pending = append(pending, key.Name)

@@ -44,6 +44,11 @@ func (r *Record) Nonce() string {
 	return r.nonce
 }
 
+// Sets reports whether a key is set.
+func (r *Record) Sets(key string) bool {
+	return slices.ContainsFunc(r.all(), func(v recordValue) bool { return v.key.Name == key })
+}
+
 // Empty reports whether nothing is set.
 func (r *Record) Empty() bool { return r == nil || len(r.values) == 0 }
 

@@ -24,33 +24,49 @@ import (
 // stopTimeout bounds the stop of a server whose node has given up.
 const stopTimeout = 30 * time.Second
 
-// Run runs the node that cfg describes until ctx ends; then it stops
-// PostgreSQL, lets go of the locks and returns nil. version is published with
-// the node's record.
+// Options are what Run needs beside its configuration.
+type Options struct {
+	Logger  *slog.Logger
+	Version string // is published with the node's record
+
+	// Read reads the configuration again, without a record of the cluster, when
+	// Hangups gives a value. nil: what the node has started with stays.
+	Read    func() (*config.Config, error)
+	Hangups <-chan struct{}
+	// SetLevel sets the least severity that Logger logs; may be nil.
+	SetLevel func(level string)
+}
+
+// Run runs the node that base and the cluster's record describe until ctx ends; then
+// it stops PostgreSQL, lets go of the locks and returns nil. Meanwhile it takes up
+// what changes in the record, and in the file when it is told to.
 //
 // A store that cannot be reached is said at first and once a minute, and tried
 // again; it is no error. *config.Error and ha.ErrForeignData say that the
 // configuration does not fit this machine or this cluster, or that another
 // process uses the state directory; what is wrong with the configuration is
 // found before anything is written to disk.
-func Run(ctx context.Context, cfg *config.Config, logger *slog.Logger, version string) error {
-	store, err := OpenStore(ctx, cfg, logger)
+func Run(ctx context.Context, base *config.Config, opts Options) error {
+	logger := opts.Logger
+	store, err := OpenStore(ctx, base, logger)
 	if err != nil {
 		return err
 	}
 	defer store.Close() //nolint:errcheck // nothing depends on it any more
-	host, err := listenAddress(ctx, cfg, logger)
+	host, err := listenAddress(ctx, base, logger)
 	if err != nil {
 		return err
 	}
-	if err := checkMachine(ctx, cfg, host); err != nil {
+	if err := checkMachine(ctx, base, host); err != nil {
 		return err
 	}
-	own, err := member.Start(ctx, cfg, logger)
+	own, err := member.Start(ctx, base, logger)
 	if err != nil {
 		return err
 	}
 	defer own.Close() // after the node, which lets go of its locks first
+	start := newStart(ctx, base, store, logger)
+	cfg := start.config
 	remarks, storeErr, err := checkStore(ctx, cfg, store)
 	if err != nil {
 		return err
@@ -74,18 +90,19 @@ func Run(ctx context.Context, cfg *config.Config, logger *slog.Logger, version s
 	default:
 		defer orphans.Stop()
 	}
-	return runNode(ctx, cfg, host, store, line, watch, version)
+	return runNode(ctx, start, host, store, line, watch, opts)
 }
 
 // runNode makes the local pieces, which may write to the state directory, and
 // runs the node.
-func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Store, line *line, watch *storeWatch, version string) (err error) {
+func runNode(ctx context.Context, start startConfig, host string, store dcs.Store, line *line, watch *storeWatch, opts Options) (err error) {
 	logger := watch.logger
-	found := ownServerRuns(cfg.Postgres.DataDir)
-	controller, err := pgctl.New(controllerConfig(cfg, host, logger))
+	found := ownServerRuns(start.base.Postgres.DataDir)
+	controller, err := start.open(ctx, host, logger)
 	if err != nil {
-		return cfg.Problem("postgres", inKeys(err.Error()))
+		return start.config.Problem("postgres", inKeys(err.Error()))
 	}
+	cfg := start.config
 	defer func() { err = errors.Join(err, controller.Close()) }()
 	if err := linkLog(cfg); err != nil {
 		return err
@@ -95,6 +112,9 @@ func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Sto
 		return cfg.Problem("postgres.state_dir", err.Error())
 	}
 	manager := newService(logger, cfg.Timing.HA())
+	changes := newSettings(logger, start)
+	changes.controller, changes.line, changes.service = controller, line, manager
+	changes.read, changes.level = opts.Read, opts.SetLevel
 	node, err := ha.NewNode(ha.NodeConfig{
 		Namespace:  cfg.Namespace,
 		Cluster:    cfg.Cluster,
@@ -115,23 +135,28 @@ func runNode(ctx context.Context, cfg *config.Config, host string, store dcs.Sto
 		Existing:   cfg.BootstrapFrom == config.FromExisting,
 		Priority:   cfg.Tags.FailoverPriority,
 		NoFailover: !cfg.Tags.MayWin(),
-		Version:    version,
+		Version:    opts.Version,
 		Logger:     logger,
+		Events:     ha.Events{Config: changes.tell},
 		Effects:    manager.effects(),
 	})
 	if err != nil {
 		return fmt.Errorf("node %s: %w", cfg.Node, err)
 	}
+	changes.node = node
+	changes.began(ctx, start.loaded)
+	changes.publish(start.problem)
 	if err := line.serve(ctx, node); err != nil {
 		return err
 	}
-	logger.InfoContext(ctx, "node starts", "cluster", cfg.Cluster, "node", cfg.Node, "version", version,
+	logger.InfoContext(ctx, "node starts", "cluster", cfg.Cluster, "node", cfg.Node, "version", opts.Version,
 		"postgres", net.JoinHostPort(host, fmt.Sprint(cfg.Postgres.Port)), "store", cfg.DCS.Type+" at "+strings.Join(cfg.DCS.Addresses(), ","),
 		"api", cmp.Or(line.address(), "none"))
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wait sync.WaitGroup
 	wait.Go(func() { watch.run(watching, node) })
 	wait.Go(func() { manager.run(watching, node) })
+	wait.Go(func() { changes.run(watching, opts.Hangups) })
 	defer context.AfterFunc(ctx, manager.ending)()
 	err = node.Run(ctx)
 	stop()

@@ -21,7 +21,7 @@ func runNodeOf(t *testing.T, cfg *config.Config, store dcs.Store, good func(clus
 	t.Helper()
 	running, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error, 1)
-	go func() { ended <- Run(running, cfg, quiet, "test") }()
+	go func() { ended <- Run(running, cfg, Options{Logger: quiet, Version: "test"}) }()
 	t.Cleanup(func() {
 		stop()
 		require.NoError(t, <-ended)
@@ -75,7 +75,7 @@ func TestClusterOfExistingData(t *testing.T) {
 	server, data := stranger(t)
 	cfg, _ := nodeConfig(t, endpoint, "PGHAD_POSTGRES_DATA_DIR="+data, "PGHAD_BOOTSTRAP_FROM=existing")
 	before := tree(t, filepath.Dir(data))
-	err := Run(t.Context(), cfg, quiet, "test")
+	err := Run(t.Context(), cfg, Options{Logger: quiet, Version: "test"})
 	require.EqualError(t, err, "PGHAD_BOOTSTRAP_FROM: bootstrap_from: existing takes in a server that was shut down, and one runs in "+data+
 		"; stop it (fast, not immediate), and disable its unit, so that nobody starts it again")
 	require.Subset(t, tree(t, filepath.Dir(data)), before)

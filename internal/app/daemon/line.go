@@ -27,6 +27,7 @@ type line struct {
 	server      *api.Server
 	client      *api.Client
 	url         string // that others reach this node at
+	host        string // of it
 	logger      *slog.Logger
 	serving     sync.WaitGroup
 }
@@ -63,14 +64,29 @@ func openLine(ctx context.Context, cfg *config.Config, host string, logger *slog
 		credentials: credentials,
 		server:      server,
 		client:      api.NewClient(api.ClientConfig{Credentials: credentials, Timeout: cfg.Timing.Request}),
+		host:        hostOf(advertise),
 		url:         api.URL(advertise, credentials.Encrypted()),
 		logger:      logger,
 	}, nil
 }
 
+// hostOf is the host of host:port, which has been checked.
+func hostOf(address string) string {
+	host, _, _ := net.SplitHostPort(address)
+	return host
+}
+
 func openCredentials(cfg *config.Config, advertise string, logger *slog.Logger) (*api.Credentials, error) {
+	opened, err := api.OpenCredentials(credentialsConfig(cfg, hostOf(advertise), logger))
+	if err != nil {
+		return nil, credentialsProblem(cfg, err)
+	}
+	return opened, nil
+}
+
+// credentialsConfig is what a line at host shows and demands.
+func credentialsConfig(cfg *config.Config, host string, logger *slog.Logger) api.CredentialsConfig {
 	a := cfg.API
-	host, _, _ := net.SplitHostPort(advertise) // has been checked
 	credentials := api.CredentialsConfig{
 		CertFile: a.TLS.CertFile, KeyFile: a.TLS.KeyFile, CAFile: a.TLS.CAFile,
 		RequireClientCertificates: a.TLS.ClientCertificates,
@@ -80,15 +96,16 @@ func openCredentials(cfg *config.Config, advertise string, logger *slog.Logger) 
 	if a.PasswordFile == "" {
 		credentials.Password = a.Password.Reveal()
 	}
-	opened, err := api.OpenCredentials(credentials)
-	if err == nil {
-		return opened, nil
-	}
+	return credentials
+}
+
+// credentialsProblem words an error about credentials in keys.
+func credentialsProblem(cfg *config.Config, err error) error {
 	if file, ok := errors.AsType[*api.FileError](err); ok {
 		key, advice := credentialKey(file.Field)
-		return nil, cfg.Problem(key, file.Err.Error()+"; "+advice)
+		return cfg.Problem(key, file.Err.Error()+"; "+advice)
 	}
-	return nil, cfg.Problem("api", err.Error())
+	return cfg.Problem("api", err.Error())
 }
 
 // credentialKey is the key that sets a file of api.CredentialsConfig, and what to

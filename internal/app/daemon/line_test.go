@@ -217,7 +217,7 @@ func TestPortOfTheAPIInUse(t *testing.T) {
 	cfg, dir := nodeConfig(t, "http://127.0.0.1:1", "PGHAD_API_LISTEN="+taken.Addr().String(), "PGHAD_TIMING_REQUEST=200ms")
 	before := tree(t, dir)
 	for _, run := range []func() error{
-		func() error { return Run(t.Context(), cfg, quiet, "test") },
+		func() error { return Run(t.Context(), cfg, Options{Logger: quiet, Version: "test"}) },
 		func() error { _, err := Check(t.Context(), cfg, quiet); return err },
 	} {
 		err := run()
@@ -253,7 +253,7 @@ func TestNodeIsAsked(t *testing.T) {
 
 	running, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- Run(running, cfg, quiet, "test") }()
+	go func() { ended <- Run(running, cfg, Options{Logger: quiet, Version: "test"}) }()
 	member := awaitPublished(t, store, ended)
 	require.Regexp(t, `^http://127\.0\.0\.1:[1-9]\d*$`, member.APIURL)
 

@@ -22,6 +22,7 @@ type service struct {
 
 	mu    sync.Mutex
 	doing string // the effect that the node is carrying out, "" if none
+	ready bool   // the manager has been told so
 }
 
 func newService(logger *slog.Logger, timing ha.Timing) *service {
@@ -54,7 +55,7 @@ func (s *service) run(ctx context.Context, node interface{ Status() ha.NodeStatu
 	}
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
-	ready, said := false, ""
+	said := ""
 	for {
 		select {
 		case now := <-ticker.C:
@@ -63,8 +64,8 @@ func (s *service) run(ctx context.Context, node interface{ Status() ha.NodeStatu
 				continue // it has not looked yet
 			}
 			var news []string
-			if !ready {
-				news, ready = append(news, sd.SdNotifyReady), true
+			if s.becomesReady() {
+				news = append(news, sd.SdNotifyReady)
 			}
 			if text := statusLine(status); text != said {
 				news, said = append(news, "STATUS="+text), text
@@ -77,6 +78,32 @@ func (s *service) run(ctx context.Context, node interface{ Status() ha.NodeStatu
 			return
 		}
 	}
+}
+
+// becomesReady reports whether the manager is to be told that the service is ready.
+func (s *service) becomesReady() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first := !s.ready
+	s.ready = true
+	return first
+}
+
+func (s *service) isReady() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ready
+}
+
+// reloading says that the configuration is being read again, and what it returns says
+// that it has been, whatever came of it. Before the service is ready the manager is
+// told neither.
+func (s *service) reloading(ctx context.Context) (reloaded func()) {
+	if !s.isReady() {
+		return func() {}
+	}
+	s.notify(ctx, sd.SdNotifyReloading, strings.TrimSpace(sd.SdNotifyMonotonicUsec()))
+	return func() { s.notify(ctx, sd.SdNotifyReady) }
 }
 
 // ending says that the process is about to end, which may take a while.
