@@ -158,6 +158,7 @@ func (r *guardRunner) tell(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer r.cfg.Effects.begin("tell guard")()
 	if !r.served.declared && r.deadline.Left <= 0 {
 		return r.client.Stop(ctx, guard.StopImmediate) // a primary that was never declared has no deadline to revoke
 	}

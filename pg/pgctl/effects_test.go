@@ -1,6 +1,7 @@
 package pgctl_test
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"os"
@@ -19,9 +20,64 @@ import (
 	"github.com/pghad/pghad/pg/pgctl"
 )
 
-// everyBoundary is for a run that takes minutes; without it each seventh boundary is
-// tried, from the first on.
-var everyBoundary = flag.Bool("boundaries", false, "kill agents at every effect boundary instead of every seventh")
+// everyBoundary is for a run that takes an hour; without it a sample is tried.
+var everyBoundary = flag.Bool("boundaries", false, "kill agents at every effect boundary of every runner instead of a sample")
+
+// ranBy is a way to run the server under which agents are killed.
+type ranBy struct {
+	name        string
+	edit        func(testing.TB) func(*pgctl.Config)
+	first, step int // of the sample; no step, none
+}
+
+// runners are the ways to run a server. Where the way does not matter, because no
+// server runs, the sample is of the first one only.
+func runners(matters bool) []ranBy {
+	all := []ranBy{
+		{"child", func(testing.TB) func(*pgctl.Config) { return func(*pgctl.Config) {} }, 1, 7},
+		{"guard", underGuard, 3, 17},
+		{"commands", byCommands, 2, 17},
+	}
+	if !matters && !*everyBoundary {
+		return all[:1]
+	}
+	return all
+}
+
+// underEach runs a test once for each runner.
+func underEach(t *testing.T, matters bool, test func(t *testing.T, by ranBy)) {
+	t.Helper()
+	for _, by := range runners(matters) {
+		t.Run(by.name, func(t *testing.T) {
+			t.Parallel()
+			test(t, by)
+		})
+	}
+}
+
+// runBy stops the server, and has it run in another way from now on.
+func (n *node) runBy(by ranBy) {
+	n.tb.Helper()
+	require.NoError(n.tb, n.Stop(n.ctx(), pg.StopFast))
+	require.NoError(n.tb, n.Close())
+	by.edit(n.tb)(&n.cfg)
+	n.open()
+}
+
+// permit lets the server run writable under a guard.
+func permit(ctx context.Context, c *pgctl.Controller, cfg pgctl.Config) error {
+	if cfg.Guard == nil {
+		return nil
+	}
+	return c.SetDeadline(ctx, lasting(time.Hour))
+}
+
+// lead starts the node's server as a primary.
+func (n *node) lead(setting pg.SyncSetting) {
+	n.tb.Helper()
+	require.NoError(n.tb, permit(n.ctx(), n.Controller, n.cfg))
+	require.NoError(n.tb, n.StartPrimary(n.ctx(), warrant{}, setting))
+}
 
 // deadly makes effects that kill their process right before the effect of that
 // number, or a pause after the first program was started.
@@ -85,6 +141,7 @@ func (i image) back() {
 // killed is one operation whose agent is killed at its boundaries.
 type killed struct {
 	n      *node
+	by     ranBy
 	order  order
 	before func() // brings the node into the state in which the operation begins; nil: the image
 	finish func() // the next caller's way to the same end
@@ -95,12 +152,12 @@ type killed struct {
 func (k killed) everywhere(t *testing.T) {
 	t.Helper()
 	start := k.n.image()
-	step := 7
+	first, step := k.by.first, k.by.step
 	if *everyBoundary {
-		step = 1
+		first, step = 1, 1
 	}
 	boundaries := 0
-	for at := 1; ; at += step {
+	for at := first; ; at += step {
 		start.back()
 		if k.before != nil {
 			k.before()
@@ -117,12 +174,13 @@ func (k killed) everywhere(t *testing.T) {
 			break
 		}
 		boundaries++
-		t.Logf("%s: killed at %d, before %q", k.order.Work, at, point)
+		t.Logf("%s, %s: killed at %d, before %q", k.order.Work, k.by.name, at, point)
 		k.finish()
 		require.NoError(t, k.n.Stop(k.n.ctx(), pg.StopImmediate))
 		require.NoError(t, k.n.Close())
 	}
 	require.NotZero(t, boundaries)
+	t.Logf("%s, %s: %d boundaries", k.order.Work, k.by.name, boundaries)
 }
 
 // dies reads how the agent has ended: before which effect, "" if it has done its work.
@@ -172,88 +230,97 @@ func quick(cfg *pgctl.Config) {
 
 func TestAgentKilledInInit(t *testing.T) {
 	t.Parallel()
-	a := newNode(t, "a", quick)
-	killed{n: a, order: order{Work: "init"}, finish: func() {
-		if disk, err := a.OnDisk(a.ctx()); err != nil {
-			require.True(t, errors.Is(err, pg.ErrNoData) || errors.Is(err, pg.ErrIncompleteCopy), err.Error())
-			require.Error(t, a.StartStandby(a.ctx(), pg.Upstream{}), "it is not started half-made")
-			require.NoError(t, a.Init(a.ctx()))
-		} else {
-			require.True(t, disk.Clean)
-		}
-		require.NoError(t, a.StartPrimary(a.ctx(), warrant{}, pg.SyncSetting{}))
-		require.Equal(t, "1", a.sql("SELECT count(*) FROM pg_roles WHERE rolreplication AND rolname = 'replicator'"))
-	}}.everywhere(t)
+	underEach(t, false, func(t *testing.T, by ranBy) {
+		a := newNode(t, "a", quick)
+		a.runBy(by)
+		killed{n: a, by: by, order: order{Work: "init"}, finish: func() {
+			if disk, err := a.OnDisk(a.ctx()); err != nil {
+				require.True(t, errors.Is(err, pg.ErrNoData) || errors.Is(err, pg.ErrIncompleteCopy), err.Error())
+				require.Error(t, a.StartStandby(a.ctx(), pg.Upstream{}), "it is not started half-made")
+				require.NoError(t, a.Init(a.ctx()))
+			} else {
+				require.True(t, disk.Clean)
+			}
+			a.lead(pg.SyncSetting{})
+			require.Equal(t, "1", a.sql("SELECT count(*) FROM pg_roles WHERE rolreplication AND rolname = 'replicator'"))
+		}}.everywhere(t)
+	})
 }
 
 func TestAgentKilledInStartAndStop(t *testing.T) {
 	t.Parallel()
-	a := newPrimary(t, "a", quick)
-	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
-	lead := func() {
-		if a.status().Role != pg.RolePrimary {
-			if a.status().Process == pg.ProcessStarting {
-				require.NoError(t, a.Stop(a.ctx(), pg.StopImmediate))
+	underEach(t, true, func(t *testing.T, by ranBy) {
+		a := newPrimary(t, "a", quick)
+		a.runBy(by)
+		lead := func() {
+			if a.status().Role != pg.RolePrimary {
+				if a.status().Process == pg.ProcessStarting {
+					require.NoError(t, a.Stop(a.ctx(), pg.StopImmediate))
+				}
+				a.lead(anyOf(1, "b"))
 			}
-			require.NoError(t, a.StartPrimary(a.ctx(), warrant{}, anyOf(1, "b")))
+			require.NoError(t, a.OpenGate(a.ctx()))
+			status := a.status()
+			require.True(t, status.GateOpen)
+			require.True(t, status.Sync.Equal(anyOf(1, "b")))
 		}
-		require.NoError(t, a.OpenGate(a.ctx()))
-		status := a.status()
-		require.True(t, status.GateOpen)
-		require.True(t, status.Sync.Equal(anyOf(1, "b")))
-	}
-	killed{n: a, order: order{Work: "lead"}, finish: lead}.everywhere(t)
-	require.NoError(t, a.StartPrimary(a.ctx(), warrant{}, anyOf(1, "b")))
-	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
-	require.NoError(t, os.RemoveAll(filepath.Dir(a.cfg.DataDir)+"/image"))
-	killed{n: a, order: order{Work: "stop"}, before: func() {
-		require.NoError(t, a.StartPrimary(a.ctx(), warrant{}, anyOf(1, "b")))
-	}, finish: func() {
+		killed{n: a, by: by, order: order{Work: "lead"}, finish: lead}.everywhere(t)
+		a.lead(anyOf(1, "b"))
 		require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
-		disk, err := a.OnDisk(a.ctx())
-		require.NoError(t, err)
-		require.True(t, disk.Clean)
-	}}.everywhere(t)
+		require.NoError(t, os.RemoveAll(filepath.Dir(a.cfg.DataDir)+"/image"))
+		by.first = 1 // it has few
+		killed{n: a, by: by, order: order{Work: "stop"}, before: func() { a.lead(anyOf(1, "b")) }, finish: func() {
+			require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
+			disk, err := a.OnDisk(a.ctx())
+			require.NoError(t, err)
+			require.True(t, disk.Clean)
+		}}.everywhere(t)
+	})
 }
 
 func TestAgentKilledInFenceAndFollow(t *testing.T) {
 	t.Parallel()
-	a := newPrimary(t, "a", quick)
-	b := newStandby(t, "b", a)
-	require.NoError(t, b.Stop(b.ctx(), pg.StopFast))
-	follow := func() { require.NoError(t, b.StartStandby(b.ctx(), a.up("b"))) }
-	killed{n: b, order: order{Work: "fence"}, before: func() {
-		follow()
-		b.awaitStreaming(a)
-	}, finish: func() {
-		require.NoError(t, b.Fence(b.ctx()))
-		_, err := b.Position(b.ctx())
-		require.NoError(t, err)
-	}}.everywhere(t)
-	require.NoError(t, os.RemoveAll(filepath.Dir(b.cfg.DataDir)+"/image"))
-	killed{n: b, order: order{Work: "follow", Up: a.up("b")}, before: func() { require.NoError(t, b.Fence(b.ctx())) }, finish: func() {
-		follow()
-		b.awaitStreaming(a)
-	}}.everywhere(t)
+	underEach(t, true, func(t *testing.T, by ranBy) {
+		a := newPrimary(t, "a", quick)
+		b := newStandby(t, "b", a)
+		b.runBy(by)
+		follow := func() { require.NoError(t, b.StartStandby(b.ctx(), a.up("b"))) }
+		killed{n: b, by: by, order: order{Work: "fence"}, before: func() {
+			follow()
+			b.awaitStreaming(a)
+		}, finish: func() {
+			require.NoError(t, b.Fence(b.ctx()))
+			_, err := b.Position(b.ctx())
+			require.NoError(t, err)
+		}}.everywhere(t)
+		require.NoError(t, os.RemoveAll(filepath.Dir(b.cfg.DataDir)+"/image"))
+		killed{n: b, by: by, order: order{Work: "follow", Up: a.up("b")}, before: func() { require.NoError(t, b.Fence(b.ctx())) }, finish: func() {
+			follow()
+			b.awaitStreaming(a)
+		}}.everywhere(t)
+	})
 }
 
 func TestAgentKilledInPromote(t *testing.T) {
 	t.Parallel()
-	a := newPrimary(t, "a", quick)
-	b := newStandby(t, "b", a)
-	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
-	require.NoError(t, b.Stop(b.ctx(), pg.StopFast))
-	killed{n: b, order: order{Work: "promote", Next: 4}, before: func() { require.NoError(t, b.Fence(b.ctx())) }, finish: func() {
-		b.await("the promotion has ended", func() bool {
-			promotion, err := b.Promote(b.ctx(), warrant{}, 4)
-			if errors.Is(err, pg.ErrNotFenced) || errors.Is(err, pg.ErrNotRunning) {
-				require.NoError(t, b.Fence(b.ctx()))
-			}
-			return err == nil && promotion.Timeline == 4
-		})
-		require.Equal(t, pg.Timeline(4), b.status().Timeline)
-		require.NoFileExists(t, filepath.Join(b.cfg.StateDir, "placeholders.json"))
-	}}.everywhere(t)
+	underEach(t, true, func(t *testing.T, by ranBy) {
+		a := newPrimary(t, "a", quick)
+		b := newStandby(t, "b", a)
+		require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
+		b.runBy(by)
+		killed{n: b, by: by, order: order{Work: "promote", Next: 4}, before: func() { require.NoError(t, b.Fence(b.ctx())) }, finish: func() {
+			require.NoError(t, permit(b.ctx(), b.Controller, b.cfg))
+			b.await("the promotion has ended", func() bool {
+				promotion, err := b.Promote(b.ctx(), warrant{}, 4)
+				if errors.Is(err, pg.ErrNotFenced) || errors.Is(err, pg.ErrNotRunning) {
+					require.NoError(t, b.Fence(b.ctx()))
+				}
+				return err == nil && promotion.Timeline == 4
+			})
+			require.Equal(t, pg.Timeline(4), b.status().Timeline)
+			require.NoFileExists(t, filepath.Join(b.cfg.StateDir, "placeholders.json"))
+		}}.everywhere(t)
+	})
 }
 
 // startsWhole starts a standby whose copy may have been cut off: it is refused, or
@@ -288,19 +355,19 @@ func (n *node) rejoin(source *node) {
 
 func TestAgentKilledInRewind(t *testing.T) {
 	t.Parallel()
-	a, b := diverge(t, quick, keeping)
-	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
-	killed{n: a, order: order{Work: "rewind", Up: b.up("a")}, finish: func() {
-		a.startsWhole(b, "1000", "1")
-		a.rejoin(b)
-	}}.everywhere(t)
+	underEach(t, false, func(t *testing.T, by ranBy) { killedInCopy(t, by, "rewind") })
 }
 
 func TestAgentKilledInClone(t *testing.T) {
 	t.Parallel()
+	underEach(t, false, func(t *testing.T, by ranBy) { killedInCopy(t, by, "clone") })
+}
+
+func killedInCopy(t *testing.T, by ranBy, work string) {
+	t.Helper()
 	a, b := diverge(t, quick, keeping)
-	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
-	killed{n: a, order: order{Work: "clone", Up: b.up("a")}, finish: func() {
+	a.runBy(by)
+	killed{n: a, by: by, order: order{Work: work, Up: b.up("a")}, finish: func() {
 		a.startsWhole(b, "1000", "1")
 		a.rejoin(b)
 	}}.everywhere(t)

@@ -41,7 +41,10 @@ func say(words ...any) { _, _ = fmt.Fprintln(os.Stdout, words...) } // the paren
 
 // works are what agents do until they are killed.
 var works = map[string]func(context.Context, *pgctl.Controller, order) error{
-	"lead": func(ctx context.Context, c *pgctl.Controller, _ order) error {
+	"lead": func(ctx context.Context, c *pgctl.Controller, o order) error {
+		if err := permit(ctx, c, o.Config); err != nil {
+			return err
+		}
 		if err := c.StartPrimary(ctx, warrant{}, anyOf(1, "b")); err != nil {
 			return err
 		}
@@ -50,6 +53,9 @@ var works = map[string]func(context.Context, *pgctl.Controller, order) error{
 	"follow": func(ctx context.Context, c *pgctl.Controller, o order) error { return c.StartStandby(ctx, o.Up) },
 	"stop":   func(ctx context.Context, c *pgctl.Controller, _ order) error { return c.Stop(ctx, pg.StopFast) },
 	"promote": func(ctx context.Context, c *pgctl.Controller, o order) error {
+		if err := permit(ctx, c, o.Config); err != nil {
+			return err
+		}
 		_, err := c.Promote(ctx, warrant{}, o.Next)
 		return err
 	},

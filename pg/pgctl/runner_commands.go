@@ -190,6 +190,7 @@ func (r *commandRunner) run(ctx context.Context, what string, command []string) 
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
+	defer r.cfg.Effects.begin("command " + what)()
 	// A file and no pipe: the server may go on to use its starter's output.
 	output, err := os.OpenFile(filepath.Join(r.cfg.StateDir, commandLogName), os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {

@@ -185,11 +185,15 @@ func (r *guardRunner) start(ctx context.Context, o order) (process, error) {
 	}
 	ctx, cancel := timectx.With(ctx, r.cfg.Clock, guardPatience, "start of PostgreSQL under its guard")
 	defer cancel()
+	launched := r.cfg.Effects.begin("launch guard")
 	cmd, err := r.launch(ctx)
+	launched()
 	if err != nil {
 		return nil, fmt.Errorf("start PostgreSQL's guard: %w", err)
 	}
+	started := r.cfg.Effects.begin("start under guard")
 	p, err := r.startUnder(ctx, o)
+	started()
 	if err != nil {
 		// Whatever the guard has started gets its signal from the kernel.
 		_ = cmd.Process.Kill() // it may have ended
@@ -471,7 +475,8 @@ func (r *guardRunner) seeOff(ctx context.Context, client *guard.Client) error {
 	case err == nil && status.State == guard.StateIdle:
 		return timectx.Sleep(ctx, r.cfg.Clock, r.cfg.Poll) // it ends with the connection
 	case err == nil:
-		if err := client.Stop(patience, guard.StopImmediate); err != nil && !errors.Is(err, guard.ErrLost) {
+		stop := func() error { return client.Stop(patience, guard.StopImmediate) }
+		if err := r.cfg.Effects.run("stop former guard", stop); err != nil && !errors.Is(err, guard.ErrLost) {
 			return err
 		}
 	}
@@ -488,7 +493,7 @@ func (r *guardRunner) seeOff(ctx context.Context, client *guard.Client) error {
 	if err != nil {
 		return err
 	}
-	if err := process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := r.cfg.Effects.run("kill guard", process.Kill); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("kill guard %d: %w", client.Pid(), err)
 	}
 	select {
