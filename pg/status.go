@@ -81,16 +81,19 @@ type Status struct {
 	Replayed     LSN
 	ReplayPaused bool
 
-	Receiver  *Receiver   // the walreceiver, nil if there is none that streams
-	Upstream  string      // primary_conninfo as this server shows it, password removed
-	Sync      SyncSetting // synchronous_standby_names as this server shows it
-	Senders   []Walsender // connected standbys, sorted by name, then pid
-	Slots     []string    // physical replication slots, sorted
-	GateOpen  bool        // clients are admitted (the read gate is open)
-	Pending   []string    // settings that wait for a restart, sorted
-	Startup   string      // what the startup process waits for, as pg_stat_activity says it
-	Postgres  int         // the postmaster's process id, 0 if none
-	StartedAt time.Time   // pg_postmaster_start_time()
+	Receiver *Receiver   // the walreceiver, nil if there is none that streams
+	Upstream string      // primary_conninfo as this server shows it, password removed
+	Sync     SyncSetting // synchronous_standby_names as this server shows it
+	Senders  []Walsender // connected standbys, sorted by name, then pid
+	Slots    []string    // physical replication slots, sorted
+	GateOpen bool        // clients are admitted (the read gate is open)
+	Pending  []string    // settings that wait for a restart, sorted
+	// Overridden are managed settings that somebody has replaced, by ALTER SYSTEM or in
+	// a file, sorted. The controller puts them in force again.
+	Overridden []string
+	Startup    string    // what the startup process waits for, as pg_stat_activity says it
+	Postgres   int       // the postmaster's process id, 0 if none
+	StartedAt  time.Time // pg_postmaster_start_time()
 }
 
 // Held is the position of the last durable byte: what a primary has flushed;

@@ -19,8 +19,8 @@ type Existing struct {
 }
 
 // Adopt makes the data of an existing primary this controller's own: the data stays,
-// its postgresql.conf is kept as postgresql.base.conf and included, the replication
-// role (and the monitoring role) is made, and the managed settings are written. The
+// its postgresql.conf gets a last line that includes the managed settings, and the
+// replication role (and the monitoring role) is made. The
 // server must have been shut down cleanly, and nobody else may start it from now on:
 // disable its unit. It starts again by StartPrimary.
 //
@@ -72,12 +72,12 @@ func (c *Controller) takeIn(ctx context.Context, existing Existing) error {
 
 // keepExisting keeps the files of the one who ran the server so far.
 func (c *Controller) keepExisting(existing Existing) error {
-	base, err := exists(c.dataPath(baseFile))
+	main, err := readIfExists(c.dataPath(mainFile))
 	if err != nil {
 		return err
 	}
-	if existing.ConfigFile != "" && !base {
-		if err := c.cfg.account.copyFile(c.dataPath(baseFile), existing.ConfigFile); err != nil {
+	if existing.ConfigFile != "" && !strings.Contains(main, includeLine) {
+		if err := c.cfg.account.copyFile(c.dataPath(mainFile), existing.ConfigFile); err != nil {
 			return fmt.Errorf("keep %s: %w", existing.ConfigFile, err)
 		}
 	}
@@ -105,7 +105,7 @@ func (c *Controller) mustNotArchive(existing Existing) error {
 	if c.cfg.Archive.Command != "" {
 		return nil
 	}
-	for _, path := range []string{c.dataPath(mainFile), c.dataPath(baseFile), c.dataPath(autoFile), existing.ConfigFile} {
+	for _, path := range []string{c.dataPath(mainFile), c.dataPath(autoFile), existing.ConfigFile} {
 		text, err := os.ReadFile(path) //nolint:gosec // a file of the configured directories, or named by the caller
 		if path == "" || errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -115,7 +115,7 @@ func (c *Controller) mustNotArchive(existing Existing) error {
 		}
 		for line := range strings.Lines(string(text)) {
 			name, value := splitSetting(line)
-			if (name == "archive_command" || name == "archive_library") && strings.TrimLeft(value, "' \t") != "" && !strings.HasPrefix(strings.TrimLeft(value, "' \t"), "#") {
+			if (name == "archive_command" || name == "archive_library") && value != "" {
 				return &pg.FaultError{
 					Kind: pg.ErrUnsupported, Path: path, Err: errors.New("it archives WAL by " + name),
 					Remedy: "set Archive to that command, so that it archives only while it is the primary",

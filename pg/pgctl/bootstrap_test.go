@@ -84,20 +84,23 @@ func TestRestoreToAPointInTime(t *testing.T) {
 
 func TestAgentKilledInRestore(t *testing.T) {
 	t.Parallel()
-	a := newPrimary(t, "a", quick)
-	a.sql("INSERT INTO t SELECT generate_series(1, 10)")
-	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
-	from := pgctl.Backup{Command: []string{"cp", "-a", a.cfg.DataDir + "/.", "{dir}"}}
-	b := newNode(t, "b", quick)
-	killed{n: b, order: order{Work: "restore", Backup: from}, finish: func() {
-		require.Equal(t, pg.HealthDead, b.status().Health, "no server in recovery is left")
-		if _, err := b.OnDisk(b.ctx()); err != nil {
-			require.Error(t, b.StartStandby(b.ctx(), pg.Upstream{}), "it is not started half-made")
-			require.NoError(t, b.Restore(b.ctx(), from))
-		}
-		require.NoError(t, b.StartPrimary(b.ctx(), warrant{}, pg.SyncSetting{}))
-		require.Equal(t, "10", b.sql("SELECT count(*) FROM t"))
-	}}.everywhere(t)
+	underEach(t, false, func(t *testing.T, by ranBy) {
+		a := newPrimary(t, "a", quick)
+		a.sql("INSERT INTO t SELECT generate_series(1, 10)")
+		require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
+		from := pgctl.Backup{Command: []string{"cp", "-a", a.cfg.DataDir + "/.", "{dir}"}}
+		b := newNode(t, "b", quick)
+		b.runBy(by)
+		killed{n: b, by: by, order: order{Work: "restore", Backup: from}, finish: func() {
+			require.Equal(t, pg.HealthDead, b.status().Health, "no server in recovery is left")
+			if _, err := b.OnDisk(b.ctx()); err != nil {
+				require.Error(t, b.StartStandby(b.ctx(), pg.Upstream{}), "it is not started half-made")
+				require.NoError(t, b.Restore(b.ctx(), from))
+			}
+			b.lead(pg.SyncSetting{})
+			require.Equal(t, "10", b.sql("SELECT count(*) FROM t"))
+		}}.everywhere(t)
+	})
 }
 
 // A server that somebody else has made and run becomes a node.
@@ -114,7 +117,7 @@ func TestAdoptAnExistingServer(t *testing.T) {
 	require.NoError(t, os.Rename(before.cfg.DataDir, a.cfg.DataDir))
 	elsewhere := filepath.Join(filepath.Dir(a.cfg.DataDir), "postgresql.conf")
 	require.NoError(t, os.WriteFile(elsewhere, []byte("work_mem = 5MB\nport = 1\narchive_command = ''  # none\n"), 0o600))
-	for _, name := range []string{"postgresql.conf", "postgresql.base.conf", "pg_ident.conf"} {
+	for _, name := range []string{"postgresql.conf", "pghad.conf", "pg_ident.conf"} {
 		require.NoError(t, os.Remove(filepath.Join(a.cfg.DataDir, name)))
 	}
 	a.place(filepath.Join(a.cfg.DataDir, "pg_hba.conf"), "host all all all md5\n")
@@ -140,7 +143,7 @@ func TestAdoptRefusesWhatArchivesByItself(t *testing.T) {
 	t.Parallel()
 	a := newNode(t, "a", quick)
 	require.NoError(t, a.Init(a.ctx()))
-	base := filepath.Join(a.cfg.DataDir, "postgresql.base.conf")
+	base := filepath.Join(a.cfg.DataDir, "postgresql.conf")
 	text, err := os.ReadFile(base)
 	require.NoError(t, err)
 	a.place(base, string(text)+"archive_command = 'scp %p elsewhere'\n")
@@ -149,7 +152,7 @@ func TestAdoptRefusesWhatArchivesByItself(t *testing.T) {
 	a.cfg.Archive.Command = "true"
 	a.open()
 	require.NoError(t, a.Adopt(a.ctx(), pgctl.Existing{}))
-	require.True(t, strings.HasPrefix(a.read("postgresql.conf"), "# Generated"))
+	require.True(t, strings.HasPrefix(a.read("pghad.conf"), "# Generated"))
 }
 
 func (n *node) read(name string) string {

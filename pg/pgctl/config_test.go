@@ -114,28 +114,3 @@ func TestManaged(t *testing.T) {
 	require.False(t, pgctl.Managed("synchronous_commit"))
 	require.False(t, pgctl.Managed("work_mem"))
 }
-
-// What an administrator had configured before stays, below what is managed.
-func TestBaseConfigurationIsKept(t *testing.T) {
-	t.Parallel()
-	n := newNode(t, "a", func(cfg *pgctl.Config) { cfg.Parameters["work_mem"] = "6MB" })
-	require.NoError(t, n.Init(n.ctx()))
-	base := filepath.Join(n.cfg.DataDir, "postgresql.base.conf")
-	text, err := os.ReadFile(base)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(base, append(text, []byte("work_mem = 5MB\nmaintenance_work_mem = 77MB\nport = 1\nfsync = off\nrecovery_target_name = 'x'\n")...), 0o600))
-	require.NoError(t, n.StartStandby(n.ctx(), pg.Upstream{}))
-	require.Equal(t, "77MB", n.sql("SHOW maintenance_work_mem"))
-	require.Equal(t, "6MB", n.sql("SHOW work_mem"))
-	require.Equal(t, "on", n.sql("SHOW fsync"))
-	require.Equal(t, "0", n.sql("SELECT count(*) FROM pg_file_settings WHERE error IS NOT NULL"))
-	require.Equal(t, "on", n.sql("SHOW data_checksums"))
-	for _, name := range []string{"postgresql.conf", "pg_hba.conf", "pg_ident.conf"} {
-		info, err := os.Stat(filepath.Join(n.cfg.DataDir, name))
-		require.NoError(t, err)
-		require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
-		content, err := os.ReadFile(filepath.Join(n.cfg.DataDir, name))
-		require.NoError(t, err)
-		require.NotContains(t, string(content), n.cfg.ReplicationPassword)
-	}
-}

@@ -31,7 +31,8 @@ const (
 // writeConfiguration generates the server's configuration files from the
 // settings.
 func (c *Controller) writeConfiguration(s settings) error {
-	if err := c.keepBase(); err != nil {
+	user, err := c.keepUserFile()
+	if err != nil {
 		return err
 	}
 	if err := c.stripAuto(); err != nil {
@@ -44,7 +45,7 @@ func (c *Controller) writeConfiguration(s settings) error {
 	for _, file := range []struct{ name, content string }{
 		{identFile, ident},
 		{hbaFile, c.hba(s.GateOpen)},
-		{mainFile, c.conf(s)}, // last: its revision stands for all three
+		{managedFile, c.conf(s, user)}, // last: its revision stands for all three
 	} {
 		old, err := os.ReadFile(c.dataPath(file.name))
 		if err == nil && string(old) == file.content {
@@ -57,38 +58,25 @@ func (c *Controller) writeConfiguration(s settings) error {
 	return nil
 }
 
-// keepBase keeps the postgresql.conf that was not generated here.
-func (c *Controller) keepBase() error {
-	old, err := os.ReadFile(c.dataPath(mainFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read %s: %w", mainFile, err)
-	}
-	if strings.HasPrefix(string(old), generatedBy) {
-		return nil
-	}
-	return c.cfg.account.writeFile(c.dataPath(baseFile), old)
-}
-
-// conf is postgresql.conf.
-func (c *Controller) conf(s settings) string {
+// conf is the file of the managed settings; user is the postgresql.conf that includes
+// it.
+func (c *Controller) conf(s settings, user string) string {
 	var b strings.Builder
-	b.WriteString(generatedBy + " at each change. Edit " + baseFile + " or the parameters in pghad's configuration instead.\n\n")
-	b.WriteString("include_if_exists = '" + baseFile + "'\n\n# Parameters of pghad's configuration.\n")
+	b.WriteString(generatedBy + " at each change. Edit " + mainFile + " or the parameters in pghad's configuration instead.\n\n")
+	b.WriteString("# Parameters of pghad's configuration.\n")
 	for _, name := range slices.Sorted(maps.Keys(c.cfg.Parameters)) {
 		b.WriteString(setting{name, c.cfg.Parameters[name]}.String())
 	}
 	b.WriteString("\n# Managed: these win.\n")
-	for _, line := range c.managed(s) {
+	for _, line := range c.managed(s, userChooses(user)) {
 		b.WriteString(line.String())
 	}
 	return b.String()
 }
 
-// managed are the settings that the controller answers for.
-func (c *Controller) managed(s settings) []setting {
+// managed are the settings that the controller answers for, without those that the
+// user has chosen in a file of his.
+func (c *Controller) managed(s settings, chosen map[string]bool) []setting {
 	lines := []setting{
 		{"data_directory", c.cfg.DataDir},
 		{"hba_file", c.dataPath(hbaFile)},
@@ -128,16 +116,16 @@ func (c *Controller) managed(s settings) []setting {
 		lines = append(lines, setting{"wal_retrieve_retry_interval", "100ms"})
 	}
 	for _, name := range slices.Sorted(maps.Keys(boundedParameters)) {
-		if !c.userSets(name) {
+		if !c.userSets(name) && !chosen[name] {
 			lines = append(lines, setting{name, boundedParameters[name].standard})
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(defaultParameters)) {
-		if !c.userSets(name) {
+		if !c.userSets(name) && !chosen[name] {
 			lines = append(lines, setting{name, defaultParameters[name]})
 		}
 	}
-	if c.cfg.version >= syncMethodVersion && !c.userSets(syncMethod) {
+	if c.cfg.version >= syncMethodVersion && !c.userSets(syncMethod) && !chosen[syncMethod] {
 		lines = append(lines, setting{syncMethod, syncMethodValue})
 	}
 	lines = append(lines, c.archiveSettings()...)
@@ -247,18 +235,40 @@ func stripManaged(text string) (stripped string, removed []string) {
 	return b.String(), removed
 }
 
-// splitSetting reads one line of postgresql.auto.conf: name = 'value'.
+// splitSetting reads one line of a configuration file: name = 'value' # comment.
 func splitSetting(line string) (name, value string) {
 	line = strings.TrimSpace(line)
 	if strings.HasPrefix(line, "#") {
 		return "", ""
 	}
-	end := strings.IndexAny(line, " \t=")
+	end := strings.IndexAny(line, " \t=#")
 	if end < 0 {
 		return strings.ToLower(line), ""
 	}
+	name = strings.ToLower(line[:end])
 	value = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line[end:]), "="))
-	return strings.ToLower(line[:end]), strings.ReplaceAll(strings.Trim(value, "'"), "''", "'")
+	if !strings.HasPrefix(value, "'") {
+		if end := strings.IndexAny(value, " \t#"); end >= 0 {
+			value = value[:end]
+		}
+		return name, value
+	}
+	return name, unquoteSetting(value)
+}
+
+// unquoteSetting reads a value in quotes, up to the quote that ends it.
+func unquoteSetting(text string) string {
+	var b strings.Builder
+	for i := 1; i < len(text); i++ {
+		switch {
+		case text[i] == '\\' && i+1 < len(text), text[i] == '\'' && i+1 < len(text) && text[i+1] == '\'':
+			i++
+		case text[i] == '\'':
+			return b.String()
+		}
+		b.WriteByte(text[i])
+	}
+	return b.String()
 }
 
 // change puts settings in force: it writes them and, if a server runs, reloads

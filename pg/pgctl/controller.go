@@ -56,6 +56,7 @@ type Controller struct {
 	silence    silence     // of the server
 	unwatch    *postmaster // a server that does not admit MonitorUser
 	hung       hungCheck   // the last self-check, if it was given up
+	overridden string      // the managed settings that Status last found overridden
 	archived   time.Time   // until when the guard lets the server archive; zero without a guard
 
 	lock *os.File // keeps other controllers away from StateDir

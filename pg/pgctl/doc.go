@@ -28,17 +28,36 @@
 //
 // # Configuration
 //
-// The controller owns postgresql.conf, pg_hba.conf and pg_ident.conf in the data
-// directory and writes them again at each change. The postgresql.conf that was
-// there first is kept as postgresql.base.conf and included at the top; then come
-// the user's parameters (Config.Parameters), then the managed ones, which
-// therefore win. ALTER SYSTEM would win over all three: managed names are
-// removed from postgresql.auto.conf at each write. What is in force is known by
-// a revision number that is written as a setting of its own and read back in a
-// new session, never by the success of a reload. A change that was cut off, with
-// its context or with the life of the controller, is ended by the next change, and
-// by SyncView before it says anything: no setting comes into force behind the back
-// of who has just seen another one.
+// postgresql.conf is the user's. The controller adds one line to it, the last one,
+// which includes pghad.conf: the user's parameters (Config.Parameters), then the
+// managed settings, which therefore win. Whatever is added below that line, and
+// whatever file takes the place of the user's, is brought above it at the next write.
+// Sizes and defaults of ours stand back behind good ones in the user's file, but not
+// behind those in files that it includes. The other ways were worse: a file of ours
+// given by config_file leaves the user's untouched, but a server started by somebody
+// else, by the user's unit or by hand, would run without anything that is managed, and
+// a primary without its synchronous setting; and values on the command line win over
+// everything, but can be changed by a restart only, and have no place in a unit either.
+// A copy of the data that is taken elsewhere does not start without the file.
+//
+// ALTER SYSTEM would win over all of them: managed names are removed from
+// postgresql.auto.conf at each write, and with them what nobody may choose (fsync =
+// off). What is overridden all the same while the server runs, Status shows, logs, and
+// puts in force again. pg_hba.conf and pg_ident.conf are the controller's as a whole,
+// because the gate is: rules of the user's own come from Config.HBA and Config.Ident,
+// and where they lie only a restart could change.
+//
+// A copy brings the files of another server: its own are kept outside the data
+// meanwhile and put back, and pghad.conf is written anew before the first start. A
+// directory whose postgresql.conf is a generated one that includes
+// postgresql.base.conf, as an earlier version had it, is converted at the first write:
+// the user's text becomes postgresql.conf again.
+//
+// What is in force is known by a revision number that is written as a setting of its
+// own and read back in a new session, never by the success of a reload. A change that
+// was cut off, with its context or with the life of the controller, is ended by the
+// next change, and by SyncView before it says anything: no setting comes into force
+// behind the back of who has just seen another one.
 //
 // The user's parameters are tried with the server's own program when a controller is
 // made: one that PostgreSQL does not take would keep every later change from coming

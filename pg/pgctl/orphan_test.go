@@ -363,7 +363,7 @@ func (n *node) requireSettled(view pg.SyncView) {
 func TestChangeIsCutOff(t *testing.T) {
 	t.Parallel()
 	a := newPrimary(t, "a")
-	files := []string{"settings.json", "pg_hba.conf", "postgresql.conf"}
+	files := []string{"settings.json", "pg_hba.conf", "pghad.conf"}
 	for written := 1; written <= len(files); written++ {
 		for _, opens := range []bool{false, true} {
 			t.Logf("cut off after %s, the gate opens: %t", files[written-1], opens)

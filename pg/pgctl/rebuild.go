@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -14,7 +13,7 @@ import (
 
 // ownFiles are configuration of this server that a copy of another one must not
 // replace.
-var ownFiles = []string{baseFile, autoFile}
+var ownFiles = []string{mainFile, autoFile}
 
 // Rewind implements ha.Rebuilder. The data must have been shut down cleanly
 // (start it as a standby and stop it fast): pg_rewind is not allowed to run
@@ -215,7 +214,7 @@ func (c *Controller) saveOwnFiles() error {
 	if _, interrupted, err := c.unfinishedNote().read(); err != nil || interrupted {
 		return err
 	}
-	if err := c.keepBase(); err != nil {
+	if _, err := c.keepUserFile(); err != nil {
 		return err
 	}
 	for _, name := range ownFiles {
@@ -237,19 +236,16 @@ func (c *Controller) restoreOwnFiles() error {
 			return fmt.Errorf("put %s back: %w", name, err)
 		}
 	}
-	// A copied postgresql.conf is a generated one, or the source's own.
-	main := c.dataPath(mainFile)
-	if text, err := os.ReadFile(main); err == nil && !strings.HasPrefix(string(text), generatedBy) { //nolint:gosec // a file of the configured directories
-		if there, err := exists(c.statePath("own." + baseFile)); err == nil && there {
-			return c.cfg.account.removeDurably(main)
-		}
+	// An earlier version had the user's under another name, and was interrupted.
+	if there, err := exists(c.statePath("own." + mainFile)); err != nil || there {
+		return err
 	}
-	return nil
+	return c.cfg.account.copyFile(c.dataPath(mainFile), c.statePath("own."+baseFile))
 }
 
 // dropOwnFiles forgets what saveOwnFiles has kept.
 func (c *Controller) dropOwnFiles() error {
-	for _, name := range ownFiles {
+	for _, name := range append([]string{baseFile}, ownFiles...) {
 		if err := c.cfg.account.removeDurably(c.statePath("own." + name)); err != nil {
 			return err
 		}

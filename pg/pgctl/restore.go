@@ -131,7 +131,11 @@ func (c *Controller) recover(ctx context.Context, flags []setting) (err error) {
 	if err := c.cfg.account.writeFile(c.dataPath("recovery.signal"), nil); err != nil {
 		return err
 	}
-	if err := c.cfg.account.writeFile(c.dataPath(mainFile), []byte(c.recoveryConf(flags))); err != nil {
+	user, err := c.keepUserFile()
+	if err != nil {
+		return err
+	}
+	if err := c.cfg.account.writeFile(c.dataPath(managedFile), []byte(c.recoveryConf(user, flags))); err != nil {
 		return err
 	}
 	server, err := c.spawnWith(ctx, &childRunner{cfg: &c.cfg}, false)
@@ -167,12 +171,12 @@ func (c *Controller) recover(ctx context.Context, flags []setting) (err error) {
 	return err
 }
 
-// recoveryConf is postgresql.conf with other settings for one recovery, until the
-// next change writes it anew. PostgreSQL objects to an empty target beside one that is
+// recoveryConf are the managed settings, with others for one recovery, until the next
+// change writes it anew. PostgreSQL objects to an empty target beside one that is
 // set, wherever it stands.
-func (c *Controller) recoveryConf(flags []setting) string {
+func (c *Controller) recoveryConf(user string, flags []setting) string {
 	var b strings.Builder
-	for line := range strings.Lines(c.conf(c.current())) {
+	for line := range strings.Lines(c.conf(c.current(), user)) {
 		name, _ := splitSetting(line)
 		if !strings.HasPrefix(name, "recovery_target") {
 			b.WriteString(line)

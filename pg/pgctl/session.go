@@ -232,7 +232,7 @@ func (c *Controller) with(ctx context.Context, kept *keptSession, work func(*ses
 		if err != nil {
 			return err
 		}
-		if _, err := session.conn.Prepare(ctx, statusStatement, statusQuery, nil); err != nil {
+		if _, err := session.conn.Prepare(ctx, statusStatement, fmt.Sprintf(statusQuery, c.overriddenQuery()), nil); err != nil {
 			session.close()
 			return because(ctx, err)
 		}

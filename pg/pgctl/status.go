@@ -21,7 +21,7 @@ import (
 const statusStatement = "status"
 
 // statusQuery reads everything that Status says, in one row of JSON. It works
-// on versions 13 to 18, on primaries and standbys.
+// on versions 13 to 18, on primaries and standbys; the verb is overriddenQuery.
 const statusQuery = `
 SELECT json_build_object(
  'version', current_setting('server_version_num')::int,
@@ -43,7 +43,8 @@ SELECT json_build_object(
    FROM pg_stat_wal_receiver),
  'senders', ` + sendersQuery + `,
  'slots', (SELECT json_agg(slot_name ORDER BY slot_name) FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary),
- 'pending', (SELECT json_agg(name ORDER BY name) FROM pg_settings WHERE pending_restart)
+ 'settings', (SELECT json_build_object('pending', json_agg(name ORDER BY name) FILTER (WHERE pending_restart),
+   'overridden', %s) FROM pg_settings)
 )::text FROM (SELECT pg_is_in_recovery() AS recovery) r`
 
 // statusRow is the answer to statusQuery.
@@ -66,7 +67,13 @@ type statusRow struct {
 	Receiver *receiverRow `json:"receiver"`
 	Senders  senderRows   `json:"senders"`
 	Slots    []string     `json:"slots"`
-	Pending  []string     `json:"pending"`
+	Settings settingsRow  `json:"settings"`
+}
+
+// settingsRow is what statusQuery says of the server's settings.
+type settingsRow struct {
+	Pending    []string `json:"pending"`
+	Overridden []string `json:"overridden"`
 }
 
 // receiverRow is pg.Receiver as statusQuery names its fields.
@@ -258,7 +265,9 @@ func (c *Controller) fill(status *pg.Status, row statusRow) error {
 	status.Upstream = withoutPassword(row.Conninfo)
 	status.Senders = row.Senders.sorted()
 	status.Slots = row.Slots
-	status.Pending = row.Pending
+	status.Pending = row.Settings.Pending
+	status.Overridden = row.Settings.Overridden
+	c.reclaim(status.Overridden)
 	status.Startup = row.Startup
 	status.StartedAt = row.Started
 	var err error

@@ -82,7 +82,7 @@ func TestClusterOfExistingData(t *testing.T) {
 	require.NoError(t, server.Stop())
 
 	runNodeOf(t, cfg, store, open(1))
-	base, err := os.ReadFile(filepath.Join(data, "postgresql.base.conf"))
+	base, err := os.ReadFile(filepath.Join(data, "postgresql.conf"))
 	require.NoError(t, err)
 	require.Contains(t, string(base), "max_connections = 100", "its settings are kept")
 	require.FileExists(t, filepath.Join(data, "pg_hba.conf.old"))
