@@ -54,7 +54,7 @@ unreachable, 4 outcome unknown.`,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(a.demo(), a.demoEtcd(), a.run(), a.member(), a.check(), a.showConfig(), a.list(), a.why(), a.switchover(), a.maintenance(), a.version(), configHelp())
+	root.AddCommand(a.demo(), a.demoEtcd(), a.run(), a.member(), a.check(), a.showConfig(), a.editConfig(), a.list(), a.why(), a.switchover(), a.maintenance(), a.version(), configHelp())
 	return root
 }
 

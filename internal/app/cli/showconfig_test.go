@@ -37,14 +37,19 @@ func TestCheck(t *testing.T) {
 func TestShowConfig(t *testing.T) {
 	t.Parallel()
 	file, env := configFile(t)
-	shown := pghadEnv(t.Context(), env, "show-config", "-c", file)
+	shown := pghadEnv(t.Context(), env, "show-config", "--local", "-c", file)
 	require.Zero(t, shown.code, shown.err)
 	require.Contains(t, shown.out, "\ncluster: orders\nnode: a\n")
 	require.Contains(t, shown.out, "\nlog:\n  level: warn\n")
 	require.NotContains(t, shown.out, "hidden thing")
-	explained := pghadEnv(t.Context(), env, "show-config", "-c", file, "--explain")
+	explained := pghadEnv(t.Context(), env, "show-config", "--local", "-c", file, "--explain")
 	require.Zero(t, explained.code, explained.err)
 	require.Contains(t, explained.out, "(PGHAD_LOG_LEVEL)\n  level: warn\n")
 	require.NotContains(t, explained.out, "hidden thing")
+
+	away := pghadEnv(t.Context(), env, "show-config", "-c", file)
+	require.Equal(t, 3, away.code)
+	require.Equal(t, shown.out, away.out)
+	require.Contains(t, away.err, "pghad: what the cluster's record sets is not shown: ")
 	require.Equal(t, result{2, "", "/nowhere/pghad.yaml: no such file\n"}, pghad(t.Context(), "show-config", "-c", "/nowhere/pghad.yaml"))
 }

@@ -243,6 +243,9 @@ func (r *Record) YAML() string {
 	return lines.String()
 }
 
+// ClusterKeys are the keys that a record may hold, in the order of the table.
+func ClusterKeys() []Key { return clusterKeys() }
+
 // Edit is a change of one key, or of one element of a map: postgres.parameters.NAME.
 type Edit struct {
 	Key   string
@@ -283,9 +286,9 @@ func (r *Record) With(edits []Edit) (*Record, error) {
 }
 
 func (e Edit) apply(fields map[string]field) *Problem {
-	at := origin{variable: "--set " + e.Key}
+	at := origin{variable: "--set"}
 	if e.Unset {
-		at = origin{variable: "--unset " + e.Key}
+		at = origin{variable: "--unset"}
 	}
 	for _, key := range clusterKeys() {
 		element, inside := strings.CutPrefix(e.Key, key.Name+".")
@@ -305,7 +308,7 @@ func (e Edit) apply(fields map[string]field) *Problem {
 			return nil
 		}
 	}
-	return &Problem{Where: at.String(), Key: "", Sentence: notClusterWide(e.Key)}
+	return &Problem{Where: at.String(), Key: e.Key, Sentence: notClusterWide(e.Key)}
 }
 
 // applyElement changes one element of a map. Names of PostgreSQL's settings know no

@@ -172,11 +172,11 @@ func TestEdits(t *testing.T) {
 	require.True(t, last.Empty(), "a map without elements is none")
 
 	for text, want := range map[string]string{
-		"strict=maybe":                "--set strict: strict: \"maybe\" is neither true nor false",
-		"node=b":                      "--set node: is not cluster-wide; set it in the file of each node",
-		"mod=async":                   "--set mod: unknown key; did you mean mode?",
-		"postgres.parameters=x":       "--set postgres.parameters: postgres.parameters: not a map; write {name: value, name: value}",
-		"maximum_lag_on_failover=1MB": `--set maximum_lag_on_failover: maximum_lag_on_failover: "1MB" is not a whole number`,
+		"strict=maybe":                "--set: strict: \"maybe\" is neither true nor false",
+		"node=b":                      "--set: node: is not cluster-wide; set it in the file of each node",
+		"mod=async":                   "--set: mod: unknown key; did you mean mode?",
+		"postgres.parameters=x":       "--set: postgres.parameters: not a map; write {name: value, name: value}",
+		"maximum_lag_on_failover=1MB": `--set: maximum_lag_on_failover: "1MB" is not a whole number`,
 	} {
 		_, err := before.With([]config.Edit{edit(text)})
 		require.EqualError(t, err, want, text)
