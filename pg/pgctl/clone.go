@@ -46,6 +46,9 @@ func (c *Controller) clone(ctx context.Context, source pg.Upstream) (floor pg.Po
 	if err := c.mayBeReplaced(remote.SystemID, source); err != nil {
 		return floor, err
 	}
+	if err := c.tablespacesHaveRoom(ctx, source); err != nil {
+		return floor, err
+	}
 	over, err := c.attempt(copyClone)
 	if err != nil {
 		return floor, err

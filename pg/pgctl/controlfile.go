@@ -133,30 +133,51 @@ func shutdownRecordEnd(directory string, control controlFile) (pg.LSN, error) {
 		return 0, err
 	}
 	r := &recordReader{directory: directory, geometry: geometry, timeline: control.timeline, at: uint64(control.checkpoint)}
-	header, err := r.read(recordHeaderSize)
+	record, err := r.checkpoint()
 	if err != nil {
 		return 0, err
+	}
+	const checkpointShutdown = 0x00
+	if record.info != checkpointShutdown || record.redo != control.checkpoint || record.timeline != control.timeline {
+		return 0, errors.New("its record is not that of a shutdown checkpoint")
+	}
+	return pg.LSN(r.aligned()), nil
+}
+
+// checkpointRecord is a checkpoint as WAL has it.
+type checkpointRecord struct {
+	info     byte        // of which kind
+	redo     pg.LSN      // where recovery from it begins
+	timeline pg.Timeline // of it
+}
+
+// checkpoint reads the record of a checkpoint and checks that it is whole.
+func (r *recordReader) checkpoint() (found checkpointRecord, err error) {
+	header, err := r.read(recordHeaderSize)
+	if err != nil {
+		return found, err
 	}
 	length := binary.NativeEndian.Uint32(header)
 	const most = 1 << 10 // a checkpoint has about a hundred bytes
 	if length < recordHeaderSize+2+12 || length > most {
-		return 0, fmt.Errorf("its record cannot have %d bytes", length)
+		return found, fmt.Errorf("its record cannot have %d bytes", length)
 	}
 	data, err := r.read(int(length - recordHeaderSize))
 	if err != nil {
-		return 0, err
+		return found, err
 	}
 	sum := crc32.Update(crc32.Checksum(data, castagnoli), castagnoli, header[:recordCRCAt])
 	if sum != binary.NativeEndian.Uint32(header[recordCRCAt:]) {
-		return 0, errors.New("its record is damaged: the checksum does not match")
+		return found, errors.New("its record is damaged: the checksum does not match")
 	}
-	const resourceManagerXLOG, checkpointShutdown = 0, 0x00
-	redo, timeline := binary.NativeEndian.Uint64(data[2:]), binary.NativeEndian.Uint32(data[10:])
-	if header[recordInfoAt]&infoMask != checkpointShutdown || header[recordInfoAt+1] != resourceManagerXLOG || data[0] != blockDataShort ||
-		pg.LSN(redo) != control.checkpoint || pg.Timeline(timeline) != control.timeline {
-		return 0, errors.New("its record is not that of a shutdown checkpoint")
+	const resourceManagerXLOG = 0
+	if header[recordInfoAt+1] != resourceManagerXLOG || data[0] != blockDataShort {
+		return found, errors.New("its record is not that of a checkpoint")
 	}
-	return pg.LSN(r.aligned()), nil
+	return checkpointRecord{
+		info: header[recordInfoAt] & infoMask, redo: pg.LSN(binary.NativeEndian.Uint64(data[2:])),
+		timeline: pg.Timeline(binary.NativeEndian.Uint32(data[10:])),
+	}, nil
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -226,6 +226,7 @@ func keeping(cfg *pgctl.Config) { cfg.Parameters["wal_keep_size"] = "8GB" }
 // quick has initdb not wait for the disk.
 func quick(cfg *pgctl.Config) {
 	cfg.InitArgs = []string{"--encoding=UTF8", "--locale=C", "--data-checksums", "--no-sync"}
+	cfg.ConnectTimeout = patience / 3 // how long a busy machine takes for it is not what is tested
 }
 
 func TestAgentKilledInInit(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -185,6 +186,30 @@ func TestGuardedPrimary(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, pg.ProcessCrashed, a.status().Process)
 	require.Equal(t, pg.HealthDead, a.status().Health)
+}
+
+// A guard that was launched for nothing hangs up while it ends: its controller was
+// killed before it asked for a server. The next one waits for its end.
+func TestGuardThatEnds(t *testing.T) {
+	t.Parallel()
+	a := newNode(t, "a", quick, underGuard(t))
+	require.NoError(t, a.Init(a.ctx()))
+	socket := filepath.Join(a.cfg.StateDir, "guard", "socket")
+	require.NoError(t, os.MkdirAll(filepath.Dir(socket), 0o700))
+	listener, err := net.Listen("unix", socket)
+	require.NoError(t, err)
+	var hung sync.WaitGroup
+	hung.Go(func() {
+		for range 3 {
+			if conn, err := listener.Accept(); err == nil {
+				_ = conn.Close()
+			}
+		}
+		_ = listener.Close() // removes the socket
+	})
+	require.NoError(t, a.StartStandby(a.ctx(), pg.Upstream{}))
+	hung.Wait()
+	require.NotEqual(t, os.Getpid(), a.guardOf())
 }
 
 // alive reports whether there is a process that is no zombie.

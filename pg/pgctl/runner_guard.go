@@ -353,11 +353,11 @@ func (r *guardRunner) connect(ctx context.Context) error {
 }
 
 // dial connects to the guard. The connection of an agent that has just ended may
-// still be on its way out.
+// still be on its way out; and so may a guard that has no server, which hangs up.
 func (r *guardRunner) dial(ctx context.Context) (*guard.Client, error) {
 	for {
 		client, err := guard.Dial(ctx, r.cfg.guardSocket())
-		if !errors.Is(err, guard.ErrBusy) {
+		if !errors.Is(err, guard.ErrBusy) && !errors.Is(err, guard.ErrLost) {
 			return client, err
 		}
 		if pause := timectx.Sleep(ctx, r.cfg.Clock, r.cfg.Poll); pause != nil {

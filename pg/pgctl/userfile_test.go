@@ -127,7 +127,7 @@ func TestFormerFilesAreConverted(t *testing.T) {
 		_, err := os.Stat(filepath.Join(a.cfg.DataDir, "postgresql.base.conf"))
 		return os.IsNotExist(err) && len(a.status().Overridden) == 0
 	})
-	require.True(t, strings.Contains(a.read("postgresql.conf"), lastLineOfUser))
+	require.Contains(t, a.read("postgresql.conf"), lastLineOfUser)
 	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
 	require.NoError(t, a.StartPrimary(a.ctx(), warrant{}, pg.SyncSetting{}))
 	require.Equal(t, "79MB", a.sql("SHOW maintenance_work_mem"))
