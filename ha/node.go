@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/url"
 	"strconv"
 	"sync"
@@ -277,11 +278,16 @@ func (n *Node) poke() {
 	}
 }
 
-// watchStore pokes on every news of the cluster's keys. The news itself is only
-// a hint: the loop reads.
+// watchStore pokes on every news of the cluster's keys, but positions: those are
+// nothing to get up for. The news itself is only a hint: the loop reads.
 func (n *Node) watchStore(ctx context.Context) {
-	for range n.cfg.Store.Watch(ctx, n.keys.Prefix()) {
-		n.poke()
+	var known map[string]string
+	for update := range n.cfg.Store.Watch(ctx, n.keys.Prefix()) {
+		news := n.keys.News(update.KVs)
+		if update.Err != nil || !maps.Equal(news, known) {
+			n.poke()
+		}
+		known = news
 	}
 }
 

@@ -18,12 +18,31 @@ import (
 )
 
 // published is what the node has last written of itself and of the cluster, to
-// write only what has changed, and not more often than once per Observe.
+// write only what has changed, and not more often than once per Observe; and not more
+// often than it renews its lease if positions have moved a little, as they do on a
+// server that nobody uses.
 type published struct {
-	member   []byte
-	memberAt time.Time
-	leader   []byte
-	leaderAt time.Time
+	member     []byte
+	memberAt   time.Time
+	memberLSN  pg.LSN
+	memberRest []byte // all but the positions
+	leader     []byte
+	leaderAt   time.Time
+	leaderLSN  pg.LSN
+	leaderRest []byte // all but the positions
+}
+
+// aLittle is how far positions move without being news.
+const aLittle = 64 << 10
+
+// due reports whether something is to be written that was last written at a time:
+// little says that nothing has changed but positions.
+func (n *Node) due(last time.Time, little bool, before, now pg.LSN) bool {
+	every := n.cfg.Timing.Observe
+	if little && max(before, now)-min(before, now) < aLittle {
+		every = max(every, n.cfg.Timing.RenewEvery)
+	}
+	return n.cfg.Clock.Now().Sub(last) >= every
 }
 
 // keepAlive holds alive/<host> while the server lives, and publishes
@@ -89,10 +108,18 @@ func (n *Node) release(ctx context.Context, lease *Lease) {
 	}
 }
 
-// publishMember writes members/<host>.
-func (n *Node) publishMember(ctx context.Context, v look) error {
-	local, now := n.memory.State(), n.cfg.Clock.Now()
-	held := v.server.Held()
+// memberNews is what the node would write of itself.
+type memberNews struct {
+	member     record.Member
+	body, rest []byte
+	position   pg.LSN
+	urgent     bool // others wait for it
+	due        bool
+}
+
+// ownNews looks whether the record of this node has to be written.
+func (n *Node) ownNews(v look) memberNews {
+	local, held := n.memory.State(), v.server.Held()
 	member := record.Member{
 		ConnURL:  (&url.URL{Scheme: "postgres", Host: net.JoinHostPort(n.cfg.Host, strconv.Itoa(n.cfg.Port)), Path: "/postgres"}).String(),
 		APIURL:   n.cfg.APIURL,
@@ -108,38 +135,65 @@ func (n *Node) publishMember(ctx context.Context, v look) error {
 	if local.Floor != (pg.Position{}) {
 		member.Floor = &local.Floor
 	}
-	body := record.Encode(member)
+	news := memberNews{
+		member: member, body: record.Encode(member), rest: record.Encode(member.Standing()),
+		position: max(held.LSN, v.server.Received, v.server.Replayed),
+	}
 	before, there := v.records.Member(n.cfg.Name)
-	if there && bytes.Equal(body, n.published.member) {
-		return nil
+	if there && bytes.Equal(news.body, n.published.member) {
+		return news
 	}
 	// What others wait for is published at once, positions in their time. A
 	// record that is not there has gone with an earlier session.
-	urgent := !there || before.Role != member.Role || before.State != member.State || before.Rejoin != member.Rejoin ||
+	news.urgent = !there || before.Role != member.Role || before.State != member.State || before.Rejoin != member.Rejoin ||
 		before.Incarnation != member.Incarnation || before.Maintenance != member.Maintenance || before.Pledge != member.Pledge
-	if !urgent && now.Sub(n.published.memberAt) < n.cfg.Timing.Observe {
-		return nil
-	}
-	asked, cancel := n.request(ctx, "publishing members/"+n.cfg.Name)
-	defer cancel()
-	session, err := n.locker.Session(asked)
+	little := bytes.Equal(news.rest, n.published.memberRest)
+	news.due = news.urgent || n.due(n.published.memberAt, little, n.published.memberLSN, news.position)
+	return news
+}
+
+// written notes that news were written.
+func (p *published) written(news memberNews, at time.Time) {
+	p.member, p.memberRest, p.memberLSN, p.memberAt = news.body, news.rest, news.position, at
+}
+
+// writeMember adds the writing of members/<host> to a transaction.
+func (n *Node) writeMember(ctx context.Context, v look, news memberNews, txn *dcs.Txn) error {
+	session, err := n.locker.Session(ctx)
 	if err != nil {
 		return fmt.Errorf("session: %w", err)
 	}
-	member.Sampled = n.cfg.Wall().UTC()
-	key, guard := n.keys.Member(n.cfg.Name), dcs.Guard{Key: n.keys.Member(n.cfg.Name), Absent: true}
+	news.member.Sampled = n.cfg.Wall().UTC()
+	key := n.keys.Member(n.cfg.Name)
+	guard := dcs.Guard{Key: key, Absent: true}
 	for _, h := range v.records.Members {
 		if h.Name == n.cfg.Name {
 			guard = h.Guard(key)
 		}
 	}
-	_, err = n.cfg.Store.Commit(asked, dcs.Txn{
-		If: []dcs.Guard{guard}, Then: []dcs.Op{{Key: key, Value: record.Encode(member), Session: session}},
-	})
-	if err != nil {
-		return fmt.Errorf("commit %s: %w", key, err)
+	txn.If = append(txn.If, guard)
+	txn.Then = append(txn.Then, dcs.Op{Key: key, Value: record.Encode(news.member), Session: session})
+	return nil
+}
+
+// publishMember writes members/<host>. What nobody waits for, a primary that serves
+// writes with its opinion of the cluster: see publishAsLeader.
+func (n *Node) publishMember(ctx context.Context, v look) error {
+	news := n.ownNews(v)
+	serves := n.office != nil && v.primary() && v.server.GateOpen
+	if !news.due || serves && !news.urgent && n.cfg.Clock.Since(n.published.memberAt) < 2*n.cfg.Timing.RenewEvery {
+		return nil
 	}
-	n.published.member, n.published.memberAt = body, now
+	asked, cancel := n.request(ctx, "publishing members/"+n.cfg.Name)
+	defer cancel()
+	var txn dcs.Txn
+	if err := n.writeMember(asked, v, news, &txn); err != nil {
+		return err
+	}
+	if _, err := n.cfg.Store.Commit(asked, txn); err != nil {
+		return fmt.Errorf("commit members/%s: %w", n.cfg.Name, err)
+	}
+	n.published.written(news, n.cfg.Clock.Now())
 	return nil
 }
 
@@ -166,7 +220,8 @@ func publicState(v look) string {
 }
 
 // publishAsLeader writes status and replics_info when they have changed, at
-// most once per Observe, except that an answer is given at once.
+// most once per Observe, except that an answer is given at once. What the node has to
+// say of itself goes with them.
 func (n *Node) publishAsLeader(ctx context.Context, v look) error {
 	now, o := n.cfg.Clock.Now(), n.office
 	status := record.Status{
@@ -183,7 +238,11 @@ func (n *Node) publishAsLeader(ctx context.Context, v look) error {
 	for host, nonce := range status.Spared {
 		answered = answered || v.records.Status.Value.Spared[host] != nonce
 	}
-	if bytes.Equal(body, n.published.leader) || (!answered && now.Sub(n.published.leaderAt) < n.cfg.Timing.Observe) {
+	rest := append(record.Encode(status.Standing()), record.Encode(record.ReplicsInfo{Senders: v.server.Senders}.Standing())...)
+	little := bytes.Equal(rest, n.published.leaderRest)
+	own := n.ownNews(v)
+	due := !bytes.Equal(body, n.published.leader) && (answered || n.due(n.published.leaderAt, little, n.published.leaderLSN, v.server.Flushed))
+	if !due && !own.due {
 		return nil
 	}
 	replics := record.ReplicsInfo{Format: record.Format, Sampled: n.cfg.Wall().UTC(), Senders: v.server.Senders}
@@ -199,10 +258,21 @@ func (n *Node) publishAsLeader(ctx context.Context, v look) error {
 			txn.Then = append(txn.Then, dcs.Op{Key: vote.Key, Delete: true})
 		}
 	}
+	if own.due {
+		asked, cancel := n.request(ctx, "the session of the own record")
+		err := n.writeMember(asked, v, own, &txn)
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
 	if err := n.commitAsLeader(ctx, "office/publish", txn); err != nil {
 		return err
 	}
-	n.published.leader, n.published.leaderAt = body, now
+	if own.due {
+		n.published.written(own, now)
+	}
+	n.published.leader, n.published.leaderAt, n.published.leaderLSN, n.published.leaderRest = body, now, v.server.Flushed, rest
 	return nil
 }
 

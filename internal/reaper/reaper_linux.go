@@ -2,6 +2,7 @@ package reaper
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -87,6 +88,9 @@ func (r *Reaper) run() {
 // matters: a child of os/exec has its pidfd before it can be seen as ended, and
 // loses it only after it has been reaped.
 func (r *Reaper) sweep() {
+	if !hasEnded() {
+		return // a look at the whole process table is spared
+	}
 	ended := zombies(os.Getpid())
 	if len(ended) == 0 {
 		return
@@ -103,6 +107,13 @@ func (r *Reaper) sweep() {
 			r.cfg.Reaped(pid)
 		}
 	}
+}
+
+// hasEnded reports whether a child of this process has ended and is not reaped yet.
+func hasEnded() bool {
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	return err == nil && info.Signo != 0 || errors.Is(err, unix.EINTR)
 }
 
 // zombies are the children of parent that have ended and are not reaped yet.

@@ -17,6 +17,9 @@ type Burst struct {
 	sessions []*session
 }
 
+// burstPatience is how long the node may take to open a session.
+const burstPatience = 10 * time.Second
+
 // BurstResult is what a burst has found.
 type BurstResult struct {
 	Acknowledged int           // writes
@@ -29,6 +32,7 @@ func OpenBurst(ctx context.Context, target Target, name string, n int) (*Burst, 
 		return nil, err
 	}
 	target = target.withDefaults()
+	target.ConnectTimeout = burstPatience
 	at := slices.IndexFunc(target.Nodes, func(n Node) bool { return n.Name == name })
 	if at < 0 {
 		return nil, fmt.Errorf("workload: the target has no node %q", name)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -74,10 +75,30 @@ type address struct {
 	port                                    int
 }
 
+// local is what connections without TLS have in common. To parse one looks into the
+// environment and at several files, and the local server is asked all the time.
+var local = sync.OnceValues(func() (*pgconn.Config, error) {
+	return pgconn.ParseConfig("host=localhost user=postgres dbname=postgres sslmode=disable")
+})
+
+func (to address) config() (*pgconn.Config, error) {
+	if to.sslMode != "disable" {
+		return pgconn.ParseConfig(fmt.Sprintf("host=%s port=%d user=%s password=%s dbname=%s sslmode=%s",
+			quoteConninfo(to.host), to.port, quoteConninfo(to.user), quoteConninfo(to.password), quoteConninfo(to.database), to.sslMode))
+	}
+	known, err := local()
+	if err != nil {
+		return nil, err
+	}
+	config := known.Copy()
+	config.Host, config.Port, config.User, config.Database = to.host, uint16(to.port), to.user, to.database //nolint:gosec // a port
+	config.Fallbacks = nil
+	return config, nil
+}
+
 // dial opens a connection that never sends a cancel request.
 func dial(ctx context.Context, to address, settings map[string]string) (*pgconn.PgConn, error) {
-	config, err := pgconn.ParseConfig(fmt.Sprintf("host=%s port=%d user=%s password=%s dbname=%s sslmode=%s",
-		quoteConninfo(to.host), to.port, quoteConninfo(to.user), quoteConninfo(to.password), quoteConninfo(to.database), to.sslMode))
+	config, err := to.config()
 	if err != nil {
 		return nil, fmt.Errorf("connection to %s: %w", net.JoinHostPort(to.host, strconv.Itoa(to.port)), err)
 	}

@@ -157,6 +157,7 @@ func runNode(ctx context.Context, start startConfig, host string, store dcs.Stor
 	wait.Go(func() { watch.run(watching, node) })
 	wait.Go(func() { manager.run(watching, node) })
 	wait.Go(func() { changes.run(watching, opts.Hangups) })
+	wait.Go(func() { shedding(watching, logger) })
 	defer context.AfterFunc(ctx, manager.ending)()
 	err = node.Run(ctx)
 	stop()

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package daemon
+
+// shed does nothing here.
+func shed() error { return nil }
