@@ -28,13 +28,26 @@ type acquisition struct {
 	session *lockerSession
 	doubted bool // an earlier acquisition of the key under this session ended in doubt
 	unknown int  // how many of our transactions may have landed, or may land yet
+	// twin is the revision of a twin under our session that stands without its key,
+	// and without work: what a holding of this Locker has left whose key was
+	// deleted by hand. Zero: there must be none.
+	twin dcs.Revision
 }
 
 // txn is the transaction that takes the lock under a session.
 func (a *acquisition) txn(id dcs.SessionID) dcs.Txn {
+	twin := dcs.Guard{Key: a.key + TwinSuffix, Absent: a.twin == 0, Revision: a.twin}
 	return dcs.Txn{
-		If:   append([]dcs.Guard{{Key: a.key, Absent: true}}, a.with.If...),
-		Then: append([]dcs.Op{{Key: a.key, Value: a.value, Session: id}}, a.with.Then...),
+		If:   append([]dcs.Guard{{Key: a.key, Absent: true}, twin}, a.with.If...),
+		Then: append(a.writes(id), a.with.Then...),
+	}
+}
+
+// writes puts the lock's key and its twin under a session.
+func (a *acquisition) writes(id dcs.SessionID) []dcs.Op {
+	return []dcs.Op{
+		{Key: a.key, Value: a.value, Session: id},
+		{Key: a.key + TwinSuffix, Value: a.value, Session: id},
 	}
 }
 
@@ -115,7 +128,7 @@ func (a *acquisition) afterConflict(ctx context.Context, conflict error) (token 
 	kv, err := a.session.get(ctx, a.key)
 	switch {
 	case errors.Is(err, dcs.ErrNotFound):
-		return 0, true, conflict
+		return a.afterTwin(ctx, conflict)
 	case err != nil:
 		return 0, a.unknown > 0, fmt.Errorf("a guard did not hold, and the lock could not be read: %w", err)
 	case kv.Session != a.session.id:
@@ -126,8 +139,25 @@ func (a *acquisition) afterConflict(ctx context.Context, conflict error) (token 
 	case !a.leftover(kv):
 		return 0, false, &HeldError{Key: a.key, Holder: kv}
 	}
-	if err := a.locker.deleteKey(ctx, kv); err != nil {
+	if err := a.session.deleteKey(ctx, kv, nil); err != nil {
 		return 0, false, fmt.Errorf("a leftover of an earlier holding is in the way: %w", err)
+	}
+	return 0, true, conflict
+}
+
+// afterTwin finds out whose the twin is that was in the way while the key itself
+// is not there. It returns conflict if another attempt may do.
+func (a *acquisition) afterTwin(ctx context.Context, conflict error) (token dcs.Revision, again bool, err error) {
+	kv, err := a.session.get(ctx, a.key+TwinSuffix)
+	switch {
+	case errors.Is(err, dcs.ErrNotFound):
+		a.twin = 0
+	case err != nil:
+		return 0, a.unknown > 0, fmt.Errorf("a guard did not hold, and the lock's twin could not be read: %w", err)
+	case kv.Session != a.session.id:
+		return 0, false, &HeldError{Key: a.key, Holder: kv}
+	default: // no lease under our session needs it, else claim would have refused
+		a.twin = kv.Revision
 	}
 	return 0, true, conflict
 }
@@ -168,9 +198,18 @@ func (a *acquisition) win(ctx context.Context, token dcs.Revision) (*Lease, erro
 	return a.lease(ctx, token, token), nil
 }
 
-// lease makes the lease. The caller holds mu, and the session is in force.
+// lease makes the lease, in the place of one that has made way for it. The caller
+// holds mu, and the session is in force.
 func (a *acquisition) lease(ctx context.Context, token, revision dcs.Revision) *Lease {
-	ls := &Lease{locker: a.locker, session: a.session, key: a.key, value: a.value, token: token, revision: revision}
+	for _, old := range slices.Clone(a.session.leases) {
+		if old.key == a.key {
+			old.gone = true
+			a.session.drop(old)
+		}
+	}
+	ls := &Lease{
+		locker: a.locker, session: a.session, key: a.key, value: a.value, token: token, revision: revision, twin: revision,
+	}
 	ls.ctx, ls.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	a.session.leases = append(a.session.leases, ls)
 	return ls
@@ -181,7 +220,7 @@ func (a *acquisition) lease(ctx context.Context, token, revision dcs.Revision) *
 func (a *acquisition) giveBack(ctx context.Context, token dcs.Revision) error {
 	cause := context.Cause(a.session.ctx)
 	kv := dcs.KV{Key: a.key, Created: token, Revision: token, Session: a.session.id}
-	if err := a.locker.deleteKey(context.WithoutCancel(ctx), kv); err != nil {
+	if err := a.session.deleteKey(context.WithoutCancel(ctx), kv, nil); err != nil {
 		a.locker.log.Warn("lock taken too late and not given back, it expires", "key", a.key, "error", err)
 	}
 	if len(a.with.Then) > 0 {

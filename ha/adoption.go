@@ -89,11 +89,12 @@ type adoption struct {
 	refused error        // the conflict of a transaction that was sent at from
 }
 
-// txn is the transaction that moves the key, as g says it is, under a session.
+// txn is the transaction that moves the key, as g says it is, and its twin under a
+// session. As long as the key is there nobody else has a twin.
 func (a *adoption) txn(g dcs.Guard, id dcs.SessionID) dcs.Txn {
 	return dcs.Txn{
 		If:   append([]dcs.Guard{g}, a.with.If...),
-		Then: append([]dcs.Op{{Key: a.key, Value: a.value, Session: id}}, a.with.Then...),
+		Then: append(a.writes(id), a.with.Then...),
 	}
 }
 

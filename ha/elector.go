@@ -169,6 +169,7 @@ func (e *Elector) view(now record.Cluster) election.View {
 		Self:          e.self(),
 		Recorded:      now.Quorum.Value.Config,
 		LeaderPresent: now.Leader.Held(),
+		LettingGo:     now.LeaderTwin.Holder,
 		ID:            state.ID,
 		Phase:         election.Phase(state.Phase),
 		Electorate:    state.Electorate,
@@ -192,6 +193,7 @@ func (e *Elector) view(now record.Cluster) election.View {
 	}
 	if e.manager != nil {
 		if e.manager.Check() != nil {
+			e.manager.yield()
 			e.manager = nil
 		} else {
 			view.ManagerIsMe = now.EpochManager.Created == e.manager.Token()
@@ -247,6 +249,7 @@ func (e *Elector) open(ctx context.Context, now record.Cluster, plan election.Pl
 func (e *Elector) asManager(ctx context.Context, txn dcs.Txn) error {
 	if e.manager != nil {
 		if err := e.manager.Check(); err != nil {
+			e.manager.yield()
 			e.manager = nil
 			return err
 		}

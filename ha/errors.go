@@ -34,7 +34,7 @@ var (
 // HeldError is the ErrHeld of one attempt, with what was read of the holder.
 type HeldError struct {
 	Key string
-	// Holder is the lock's key as it was read after the attempt. It is a hint:
+	// Holder is the lock's key, or its twin, as it was read after the attempt. It is a hint:
 	// it may be gone by now. Its Revision is zero if the lock changed hands so
 	// fast that no holder was seen, or if this Locker is itself acquiring it.
 	Holder dcs.KV
@@ -43,6 +43,10 @@ type HeldError struct {
 func (e *HeldError) Error() string {
 	if e.Holder.Revision == 0 {
 		return fmt.Sprintf("lock %s is held", e.Key)
+	}
+	if e.Holder.Key == e.Key+TwinSuffix {
+		return fmt.Sprintf("lock %s is held until %.100q in session %s has noticed that its key was deleted, or %s is deleted too",
+			e.Key, e.Holder.Value, e.Holder.Session, e.Holder.Key)
 	}
 	return fmt.Sprintf("lock %s is held by %.100q in session %s", e.Key, e.Holder.Value, e.Holder.Session)
 }

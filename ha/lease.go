@@ -15,7 +15,7 @@ import (
 // greater token; or, while the key of the old holding still stands, adopts that.
 //
 // A lease that has ended must be released too, when everything that it
-// protected has stopped: its key may well be there still.
+// protected has stopped: its key, or the key's twin, may well be there still.
 //
 // All methods are safe for use by several goroutines at once.
 type Lease struct {
@@ -29,6 +29,8 @@ type Lease struct {
 
 	// Guarded by locker.mu.
 	revision dcs.Revision // of the last write of the key that this Locker knows of
+	twin     dcs.Revision // of the last write of its twin
+	yields   bool         // the next lease of the Locker on the key need not wait for it
 	ended    bool
 	sent     instant // of the last renewal, once ended
 	gone     bool    // proven: the key is not this lease's any more
@@ -101,6 +103,15 @@ func (ls *Lease) Release(ctx context.Context) error {
 		return fmt.Errorf("release %s: it is free when its session ends at the store: %w", ls.key, err)
 	}
 	return nil
+}
+
+// yield lets the next acquisition of the key by this Locker take the place of a
+// lease that has ended, though that was not released: what it protects goes on
+// under the new one, or protects nothing.
+func (ls *Lease) yield() {
+	ls.locker.mu.Lock()
+	defer ls.locker.unlock()
+	ls.yields = ls.ended
 }
 
 // onRenewal has f told of each renewal. f must not wait.

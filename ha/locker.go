@@ -14,8 +14,12 @@ import (
 	"github.com/benbjohnson/clock"
 
 	"github.com/pghad/pghad/dcs"
+	"github.com/pghad/pghad/ha/record"
 	"github.com/pghad/pghad/internal/timectx"
 )
+
+// TwinSuffix, after the name of a lock, is the name of its second key: see Locker.
+const TwinSuffix = record.TwinSuffix
 
 // attempts is how often a call with an unknown outcome is repeated to resolve
 // it, before it is left to the session's end or to the next renewals.
@@ -58,14 +62,18 @@ type LockerConfig struct {
 //
 // Of all Lockers that use the same store, at most one holds a Lease on a key
 // that is in force at any instant of true time, as long as no clock's rate is
-// wrong by more than MaxDrift and nobody deletes the keys of locks by hand, or
-// adopts the lock of a holder that is alive; and work that ends within Margin of
-// its lease's end never runs beside that of the next holder.
+// wrong by more than MaxDrift and nobody deletes both keys of a lock or ends its
+// session by hand, or adopts the lock of a holder that is alive; and work that ends
+// within Margin of its lease's end never runs beside that of the next holder.
 //
 // What may not rely on clocks at all puts Lease.Guard into its transactions: the
-// fencing token of each holding is greater than that of every earlier one. That
-// is also what keeps a holder out whose key was deleted by hand, from that moment
-// on: its lease ends with the next renewal that reaches the store, or expires.
+// fencing token of each holding is greater than that of every earlier one.
+//
+// Beside each lock's key stands its twin, the key with TwinSuffix, which is written,
+// moved and deleted with it: an operator who deletes the key takes the lock from its
+// holder, whose lease ends with the next renewal, but gives it to nobody before the
+// holder has let go of it, or must have stopped. The next holder needs both to be
+// absent. A twin that is deleted is written again.
 //
 // # Cost
 //
@@ -357,11 +365,15 @@ func (l *Locker) Session(ctx context.Context) (dcs.SessionID, error) {
 }
 
 // Holder reads who holds the lock: dcs.ErrNotFound proves that nobody does.
-// Other errors prove nothing.
+// Other errors prove nothing. It is the lock's key, or its twin where the key was
+// deleted by hand.
 func (l *Locker) Holder(ctx context.Context, key string) (dcs.KV, error) {
 	ctx, cancel := timectx.With(ctx, l.cfg.Clock, l.timing.Request, "reading the holder of "+key)
 	defer cancel()
 	kv, err := l.cfg.Store.Get(ctx, key)
+	if errors.Is(err, dcs.ErrNotFound) {
+		kv, err = l.cfg.Store.Get(ctx, key+TwinSuffix)
+	}
 	if err != nil {
 		return dcs.KV{}, fmt.Errorf("holder of lock %s: %w", key, err)
 	}

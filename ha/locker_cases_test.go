@@ -27,6 +27,9 @@ var lockCases = append([]lockCase{
 	{"HoldReleasesAfterWork", "the next holder starts while the work of the last one still runs.", lockHoldReleasesAfterWork},
 	{"HeldByName", "a restarted node takes its former life's lock for its own, and loses it unnoticed.", lockHeldByName},
 	{"KeyDeleted", "a holder whose lock an operator has deleted goes on for ever.", lockKeyDeleted},
+	{"KeyDeletedNobodyKnows", "a lock that an operator has deleted is another's while its holder still works.", lockKeyDeletedNobodyKnows},
+	{"KeyDeletedUnreleased", "a lock that an operator has deleted is another's before the work under it has stopped, or is nobody's for ever.", lockKeyDeletedUnreleased},
+	{"TwinDeleted", "what protects a lock from being deleted is gone for good once it was deleted itself.", lockTwinDeleted},
 	{"ReleaseAfterLoss", "the late release of a former holder frees the present holder's lock.", lockReleaseAfterLoss},
 	{"SessionEnded", "a holder whose session the store has ended goes on.", lockSessionEnded},
 	{"PausedHolder", "a process that stood still goes on as the holder of a lock that is another's by now.", lockPausedHolder},
@@ -301,16 +304,80 @@ func lockKeyDeleted(b *lockBench) {
 	require.NoError(t, err)
 	b.deleteKey(b.key)
 	b.fenced(lost)
-	next := b.acquire(other, "b")
 	require.ErrorIs(t, b.ended(lost), ha.ErrFenced)
 	require.ErrorIs(t, lost.Check(), ha.ErrFenced)
 	b.fenced(lost)
 	require.NoError(t, lost.Release(b.ctx))
+	next := b.acquire(other, "b")
 	b.renewed(kept, 1)
 	b.renewed(next, 1)
 	b.shows(next)
 	require.NoError(t, next.Release(b.ctx))
 	require.Equal(t, kept.Session(), b.acquire(a, "a").Session(), "the session is as good as before")
+}
+
+// lockKeyDeletedNobodyKnows: nobody else gets the lock before its holder has
+// noticed, and has let go of it; another lock of the same session lives on.
+func lockKeyDeletedNobodyKnows(b *lockBench) {
+	t := b.t
+	a, _ := b.node(lazy)
+	other, _ := b.node(patient)
+	held := b.acquire(a, "a")
+	b.deleteKey(b.key)
+	for _, l := range []*ha.Locker{a, other} {
+		b.refused(l)
+	}
+	require.Equal(t, b.key+ha.TwinSuffix, b.refused(other).Holder.Key)
+	holder, err := other.Holder(b.ctx, b.key)
+	require.NoError(t, err)
+	require.Equal(t, held.Session(), holder.Session)
+	require.NoError(t, held.Check(), "it cannot know")
+	require.NoError(t, held.Release(b.ctx))
+	next := b.acquire(other, "b")
+	require.Greater(t, next.Token(), held.Token())
+	b.renewed(next, 1)
+	b.shows(next)
+}
+
+// lockKeyDeletedUnreleased: the holder of a lock that was deleted does not release
+// it. Somebody else gets it when everything that it protects must have stopped.
+func lockKeyDeletedUnreleased(b *lockBench) {
+	t := b.t
+	a, _ := b.node(brief)
+	other, _ := b.node(patient)
+	lost := b.acquire(a, "a")
+	kept, err := a.Acquire(b.ctx, b.key+"-kept", nil)
+	require.NoError(t, err)
+	b.deleteKey(b.key)
+	next := b.acquire(other, "b")
+	over := lost.Until().Add(brief.Margin)
+	require.ErrorIs(t, lost.Check(), ha.ErrFenced)
+	require.False(t, time.Now().Before(over), "its work may go on until %s", over)
+	require.NoError(t, lost.Release(b.ctx))
+	b.renewed(next, 1)
+	b.shows(next)
+	require.NoError(t, kept.Check())
+}
+
+// lockTwinDeleted: it is written again, and does what it is there for.
+func lockTwinDeleted(b *lockBench) {
+	t := b.t
+	a, _ := b.node(patient)
+	other, _ := b.node(patient)
+	lease := b.acquire(a, "a")
+	b.deleteKey(b.key + ha.TwinSuffix)
+	b.until("the twin is there again", func() bool {
+		kv, exists := b.read(b.key + ha.TwinSuffix)
+		return exists && kv.Session == lease.Session()
+	})
+	b.renewed(lease, 2)
+	b.shows(lease)
+	b.deleteKey(b.key)
+	b.refused(other)
+	require.ErrorIs(t, b.ended(lease), ha.ErrFenced)
+	require.NoError(t, lease.Release(b.ctx))
+	b.gone(b.key + ha.TwinSuffix)
+	require.NoError(t, b.acquire(other, "b").Check())
 }
 
 // lockReleaseAfterLoss: the holder does not know yet that the lock is another's.
@@ -320,6 +387,7 @@ func lockReleaseAfterLoss(b *lockBench) {
 	other, _ := b.node(patient)
 	lost := b.acquire(a, "a")
 	b.deleteKey(b.key)
+	b.deleteKey(b.key + ha.TwinSuffix)
 	next := b.acquire(other, "b")
 	require.NoError(t, lost.Check(), "it cannot know")
 	require.NoError(t, lost.Release(b.ctx))

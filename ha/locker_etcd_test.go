@@ -67,6 +67,7 @@ func TestLockerOnEtcd(t *testing.T) {
 	require.NoError(t, err)
 	<-second.Context().Done()
 	require.ErrorIs(t, second.Check(), ha.ErrFenced)
+	require.NoError(t, second.Release(ctx))
 
 	third, err := a.TryAcquire(ctx, lockKey, []byte("a"))
 	require.NoError(t, err)

@@ -40,9 +40,9 @@ func (c storeCall) takes(key string) bool {
 	return len(c.txn.Then) > 0 && c.txn.Then[0].Key == key && !c.txn.Then[0].Delete
 }
 
-// deletes reports whether the call is a commit that deletes key.
+// deletes reports whether the call is a commit that deletes key, and what goes with it.
 func (c storeCall) deletes(key string) bool {
-	return len(c.txn.Then) == 1 && c.txn.Then[0].Key == key && c.txn.Then[0].Delete
+	return len(c.txn.Then) > 0 && c.txn.Then[0].Key == key && c.txn.Then[0].Delete
 }
 
 // fault is what happens to one call. The zero value is none.

@@ -270,7 +270,7 @@ func (s *lockerSession) renewAndProve() error {
 			return err
 		}
 		held, guards := s.inForce()
-		return s.fenceIf(s.check(guards), held)
+		return s.fenceIf(s.check(guards, len(held)), held)
 	}
 	for held, guards := s.inForce(); ; {
 		some := guards[:min(s.proof, len(guards))]
@@ -280,7 +280,7 @@ func (s *lockerSession) renewAndProve() error {
 			continue
 		}
 		if err == nil {
-			err = s.check(guards[len(some):])
+			err = s.check(guards[len(some):], len(held)-len(some))
 		}
 		return s.fenceIf(err, held)
 	}
@@ -289,23 +289,28 @@ func (s *lockerSession) renewAndProve() error {
 // inForce lists the leases in force, and what proves them: nothing was written
 // to their keys since. A guard by the token would not do: where a store keeps the
 // token of a key that is moved, it holds as well for a key that vanishes with
-// another session.
+// another session. The guards of the twins, which come after those of the keys, are
+// no part of the proof: they show that a twin was deleted by hand, as long as the
+// key is still there to write it again.
 func (s *lockerSession) inForce() (held []*Lease, guards []dcs.Guard) {
 	s.locker.mu.Lock()
 	defer s.locker.unlock()
+	var twins []dcs.Guard
 	for _, ls := range s.leases {
 		if !ls.ended {
 			held = append(held, ls)
 			guards = append(guards, dcs.Guard{Key: ls.key, Revision: ls.revision})
+			twins = append(twins, dcs.Guard{Key: ls.key + TwinSuffix, Revision: ls.twin})
 		}
 	}
-	return held, guards
+	return held, append(guards, twins...)
 }
 
-// check is nil if all guards hold, dcs.ErrConflict if not. It asks in as few
-// transactions as the store puts up with.
-func (s *lockerSession) check(guards []dcs.Guard) error {
-	for len(guards) > 0 {
+// check is nil if the first guards hold, as many as are needed, dcs.ErrConflict if
+// not. It asks in as few transactions as the store puts up with; further guards are
+// looked at where there is room for them.
+func (s *lockerSession) check(guards []dcs.Guard, needed int) error {
+	for needed > 0 {
 		some := guards[:min(s.proof, len(guards))]
 		err := s.call(s.ctx, "proving the locks of session "+string(s.id), func(ctx context.Context) error {
 			_, err := s.locker.cfg.Store.Commit(ctx, dcs.Txn{If: some})
@@ -317,7 +322,7 @@ func (s *lockerSession) check(guards []dcs.Guard) error {
 		case err != nil:
 			return err
 		default:
-			guards = guards[len(some):]
+			guards, needed = guards[len(some):], needed-len(some)
 		}
 	}
 	return nil
@@ -334,6 +339,9 @@ func (s *lockerSession) fenceIf(err error, held []*Lease) error {
 // fence reads the keys of the leases, which proves those that are still there,
 // and ends the others: their key is gone, another incarnation, or bound to
 // another session. A key that somebody has unbound is still the lease's.
+//
+// What has ended so is not forgotten: its twin keeps the lock until the lease is
+// released, or everything that it protects must have stopped.
 func (s *lockerSession) fence(held []*Lease) error {
 	l := s.locker
 	for _, ls := range held {
@@ -341,18 +349,46 @@ func (s *lockerSession) fence(held []*Lease) error {
 		if err != nil && !errors.Is(err, dcs.ErrNotFound) {
 			return err
 		}
+		twin, stands := dcs.Revision(0), err == nil && kv.Created == ls.token && !elsewhere(kv, s.id)
+		if stands {
+			if twin, err = s.mendTwin(kv); err != nil {
+				return err
+			}
+		}
 		l.mu.Lock()
-		if err == nil && kv.Created == ls.token && !elsewhere(kv, s.id) {
-			ls.revision = kv.Revision
+		if stands {
+			ls.revision, ls.twin = kv.Revision, twin
 		} else {
 			ls.end(ErrFenced)
-			ls.gone = true
-			s.drop(ls)
-			s.settle()
 		}
 		l.unlock()
 	}
 	return nil
+}
+
+// mendTwin is the revision of the twin of a key that stands, which is written again
+// if it does not stand under the session any more.
+func (s *lockerSession) mendTwin(kv dcs.KV) (dcs.Revision, error) {
+	twin, err := s.get(s.ctx, kv.Key+TwinSuffix)
+	if err == nil && twin.Session == s.id {
+		return twin.Revision, nil
+	}
+	if err != nil && !errors.Is(err, dcs.ErrNotFound) {
+		return 0, err
+	}
+	var written dcs.Revision
+	err = s.call(s.ctx, "writing the twin of "+kv.Key, func(ctx context.Context) error {
+		written, err = s.locker.cfg.Store.Commit(ctx, dcs.Txn{
+			If:   []dcs.Guard{{Key: kv.Key, Created: kv.Created, Revision: kv.Revision}},
+			Then: []dcs.Op{{Key: kv.Key + TwinSuffix, Value: kv.Value, Session: s.id}},
+		})
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("the twin of %s was deleted, and is not there again: %w", kv.Key, err)
+	}
+	s.locker.log.Warn("the twin of a lock had been deleted, and was written again", "key", kv.Key)
+	return written, nil
 }
 
 // elsewhere reports whether a key is bound to another session.
@@ -363,8 +399,13 @@ func elsewhere(kv dcs.KV, id dcs.SessionID) bool { return kv.Session != "" && kv
 func (s *lockerSession) sweep() {
 	l := s.locker
 	l.mu.Lock()
-	orphans := slices.Clone(s.orphans)
+	orphans, over := slices.Clone(s.orphans), s.over()
 	l.unlock()
+	for _, ls := range over {
+		if err := s.release(s.ctx, ls); err != nil {
+			l.log.Debug("lock that was lost not released", "key", ls.key, "error", err)
+		}
+	}
 	for _, o := range orphans {
 		if o.adopted != 0 {
 			s.spare(o)
@@ -383,6 +424,17 @@ func (s *lockerSession) sweep() {
 	l.mu.Lock()
 	defer l.unlock()
 	s.settle()
+}
+
+// over lists the leases that were fenced and not released, and whose work must have
+// stopped by now. The caller holds mu.
+func (s *lockerSession) over() (over []*Lease) {
+	for _, ls := range s.leases {
+		if ls.ended && !ls.working && ls.left()+s.locker.timing.Margin <= 0 {
+			over = append(over, ls)
+		}
+	}
+	return over
 }
 
 // spare lets an orphan be for this time, and makes it like any other if that
@@ -408,21 +460,36 @@ func (s *lockerSession) remove(o orphan) (gone bool, err error) {
 	kv, err := s.get(s.ctx, o.key)
 	switch {
 	case errors.Is(err, dcs.ErrNotFound):
-		return true, nil
+		return s.removeTwin(o.key)
 	case err != nil:
 		return false, err
 	case o.token == 0 && kv.Session != s.id, o.token != 0 && (kv.Created != o.token || elsewhere(kv, s.id)):
-		return true, nil
+		return s.removeTwin(o.key)
 	case o.token == 0 && s.wanted(o.key):
 		return false, nil
 	}
 	l := s.locker
 	ctx, cancel := timectx.With(s.ctx, l.cfg.Clock, l.timing.Request, "deleting "+o.key)
 	defer cancel()
-	if err := l.deleteAt(ctx, kv); err != nil {
+	if err := l.deleteAt(ctx, kv, kv.Key+TwinSuffix); err != nil {
 		return false, err
 	}
 	return true, nil
+}
+
+// removeTwin deletes the twin of an orphan whose key is not there, and reports
+// whether nothing of the orphan is left.
+func (s *lockerSession) removeTwin(key string) (gone bool, err error) {
+	err = s.call(s.ctx, "deleting the twin of "+key, func(ctx context.Context) error { return s.deleteTwin(ctx, key, nil) })
+	return err == nil, err
+}
+
+// wantedBy reports whether a lease or an acquisition other than ls uses the key.
+func (s *lockerSession) wantedBy(key string, ls *Lease) bool {
+	s.locker.mu.Lock()
+	defer s.locker.unlock()
+	return slices.ContainsFunc(s.leases, func(other *Lease) bool { return other != ls && other.key == key }) ||
+		slices.ContainsFunc(s.claims, func(a *acquisition) bool { return a.key == key })
 }
 
 // wanted reports whether the key is held or being acquired, or may be adopted
@@ -437,7 +504,7 @@ func (s *lockerSession) wanted(key string) bool {
 // anybody else, or nil. The caller holds mu.
 func (s *lockerSession) user(key string) *HeldError {
 	for _, ls := range s.leases {
-		if ls.key == key {
+		if ls.key == key && !ls.yields {
 			return &HeldError{Key: key, Holder: dcs.KV{
 				Key: key, Value: slices.Clone(ls.value), Revision: ls.token, Created: ls.token, Session: s.id,
 			}}
@@ -502,7 +569,7 @@ func (s *lockerSession) release(ctx context.Context, ls *Lease) error {
 	l.mu.Lock()
 	kv := dcs.KV{Key: ls.key, Created: ls.token, Revision: ls.revision, Session: s.id}
 	l.unlock()
-	err := l.deleteKey(ctx, kv)
+	err := s.deleteKey(ctx, kv, ls)
 	l.mu.Lock()
 	ls.gone = err == nil || s.closed
 	s.drop(ls)
@@ -659,37 +726,58 @@ func (l *Locker) insist(ctx context.Context, what string, do func(context.Contex
 
 // deleteKey deletes a lock's key if it still is the incarnation of kv, whatever
 // has been written to it since, and not bound to another session than kv: that
-// would be a holding that was adopted there. Nil proves that it is not there
-// any more.
+// would be a holding that was adopted there. Its twin goes with it, and alone if
+// the key is not there. Nil proves that neither is there any more as that of ls.
 //
 // Each deletion is bound to the revision that was read: one that gets lost, and
 // lands after the holding was adopted, finds another revision.
-func (l *Locker) deleteKey(ctx context.Context, kv dcs.KV) error {
+func (s *lockerSession) deleteKey(ctx context.Context, kv dcs.KV, ls *Lease) error {
+	l := s.locker
 	return l.insist(ctx, "deleting "+kv.Key, func(ctx context.Context) error {
-		err := l.deleteAt(ctx, kv)
+		err := l.deleteAt(ctx, kv, kv.Key+TwinSuffix)
 		if !errors.Is(err, dcs.ErrConflict) {
 			return err
 		}
 		now, err := l.cfg.Store.Get(ctx, kv.Key)
 		switch {
 		case errors.Is(err, dcs.ErrNotFound):
-			return nil
+			return s.deleteTwin(ctx, kv.Key, ls)
 		case err != nil:
 			return err
 		case now.Created != kv.Created || elsewhere(now, kv.Session):
-			return nil
+			return s.deleteTwin(ctx, kv.Key, ls)
 		}
 		kv.Revision = now.Revision
-		return l.deleteAt(ctx, kv)
+		return l.deleteAt(ctx, kv, kv.Key+TwinSuffix)
 	})
 }
 
-// deleteAt deletes a lock's key if nothing has been written to it since kv. The
-// error is dcs.ErrConflict if something has.
-func (l *Locker) deleteAt(ctx context.Context, kv dcs.KV) error {
-	_, err := l.cfg.Store.Commit(ctx, dcs.Txn{
+// deleteTwin deletes the twin of a key that is not that of ls any more, if it stands
+// under this session and is not wanted by anybody but ls. Whoever begins to want it
+// after that was asked writes it anew.
+func (s *lockerSession) deleteTwin(ctx context.Context, key string, ls *Lease) error {
+	twin, err := s.locker.cfg.Store.Get(ctx, key+TwinSuffix)
+	switch {
+	case errors.Is(err, dcs.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case twin.Session != s.id || s.wantedBy(key, ls):
+		return nil
+	}
+	return s.locker.deleteAt(ctx, twin)
+}
+
+// deleteAt deletes a key, and others with it, if nothing has been written to it
+// since kv. The error is dcs.ErrConflict if something has.
+func (l *Locker) deleteAt(ctx context.Context, kv dcs.KV, others ...string) error {
+	txn := dcs.Txn{
 		If:   []dcs.Guard{{Key: kv.Key, Created: kv.Created, Revision: kv.Revision}},
 		Then: []dcs.Op{{Key: kv.Key, Delete: true}},
-	})
+	}
+	for _, key := range others {
+		txn.Then = append(txn.Then, dcs.Op{Key: key, Delete: true})
+	}
+	_, err := l.cfg.Store.Commit(ctx, txn)
 	return err
 }

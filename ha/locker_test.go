@@ -384,13 +384,29 @@ func TestLockerKeyDeletedByOperator(t *testing.T) {
 		_, err = w.admin.Commit(background, dcs.Txn{Then: []dcs.Op{{Key: lockKey, Delete: true}}})
 		require.NoError(t, err)
 		deleted := time.Now()
-		next, err := b.TryAcquire(background, lockKey, nil)
-		require.NoError(t, err)
+		refused := func(l *ha.Locker) {
+			_, err := l.TryAcquire(background, lockKey, nil)
+			held := (*ha.HeldError)(nil)
+			require.ErrorAs(t, err, &held)
+			if l == b {
+				require.Equal(t, lockKey+ha.TwinSuffix, held.Holder.Key)
+				require.Equal(t, lost.Session(), held.Holder.Session)
+			}
+		}
+		refused(b)
 		<-lost.Context().Done()
 		require.LessOrEqual(t, time.Since(deleted), ha.DefaultRenewEvery)
 		require.ErrorIs(t, context.Cause(lost.Context()), ha.ErrFenced)
 		require.ErrorIs(t, lost.Check(), ha.ErrFenced)
+		refused(a) // its work may go on
+		refused(b)
+		holder, err := b.Holder(background, lockKey)
+		require.NoError(t, err)
+		require.Equal(t, lost.Session(), holder.Session)
 		require.NoError(t, lost.Release(background))
+		require.False(t, w.exists(lockKey+ha.TwinSuffix))
+		next, err := b.TryAcquire(background, lockKey, nil)
+		require.NoError(t, err)
 
 		time.Sleep(time.Minute)
 		require.NoError(t, kept.Check(), "the other lock of the session is not concerned")
@@ -892,8 +908,8 @@ func TestLockerCost(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ locks, proofs, refused int }{
 		{1, 1, 0},
-		{memory.DefaultMaxTxn, 1, 0},
-		{2 * memory.DefaultMaxTxn, 2, 1}, // the store says that it does not take all in one
+		{memory.DefaultMaxTxn, 1, 1}, // the store says that it does not take the twins too
+		{2 * memory.DefaultMaxTxn, 2, 2},
 		{600, 5, 2},
 	} {
 		t.Run(fmt.Sprintf("%d locks", tc.locks), func(t *testing.T) {

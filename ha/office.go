@@ -192,6 +192,9 @@ func (n *Node) takeUp(ctx context.Context, v look) error {
 func (n *Node) warrantAnew(ctx context.Context, v look) (*Office, error) {
 	asked, cancel := timectx.With(ctx, n.cfg.Clock, 2*n.cfg.Timing.Request, "taking up `leader`")
 	defer cancel()
+	if n.office != nil {
+		n.office.Lease.yield() // what it protects goes on, under the next one
+	}
 	if mark, own := v.own(n.memory.State(), n.cfg.Name); own {
 		return n.elector.TakeUp(asked, v.records, mark)
 	}

@@ -52,6 +52,7 @@ func (n *Node) keepAlive(ctx context.Context, v look) {
 		return
 	}
 	if n.alive != nil && n.alive.Check() != nil {
+		n.alive.yield()
 		n.alive = nil
 	}
 	live := v.server.Health == pg.HealthAlive
@@ -80,8 +81,11 @@ func (n *Node) dropAlive(ctx context.Context) {
 
 // joinMembership takes quorum/members/<host>: the tracker may count this life.
 func (n *Node) joinMembership(ctx context.Context) {
-	if n.membership != nil && n.membership.Check() == nil {
-		return
+	if n.membership != nil {
+		if n.membership.Check() == nil {
+			return
+		}
+		n.membership.yield()
 	}
 	asked, cancel := n.request(ctx, "taking quorum/members/"+n.cfg.Name)
 	defer cancel()

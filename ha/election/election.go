@@ -50,6 +50,9 @@ type View struct {
 	Self          quorum.Member
 	Recorded      quorum.Config
 	LeaderPresent bool
+	// LettingGo held the leader lock, whose key was deleted by hand, and has not let
+	// go of it yet.
+	LettingGo string
 
 	ID         uint64 // of the running or last election
 	Phase      Phase
@@ -132,6 +135,8 @@ func Decide(v View) Plan {
 	switch {
 	case v.LeaderPresent:
 		return Plan{Action: Idle}
+	case v.LettingGo != "":
+		return Plan{Action: Wait, Why: fmt.Sprintf("the key of `leader` was deleted, and %s, which held it, has not let go yet", v.LettingGo)}
 	case !v.Recorded.InD(v.Self):
 		return Plan{Action: Wait, Why: fmt.Sprintf("%s is not one of the recorded members of %s", v.Self, v.Recorded)}
 	case v.Phase == PhaseFencing:

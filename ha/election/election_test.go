@@ -60,6 +60,8 @@ func view(t *testing.T, body string) election.View {
 			require.NoError(t, err)
 		case "leader":
 			v.LeaderPresent = value == "yes"
+		case "letting-go":
+			v.LettingGo = value
 		case "manager":
 			v.Manager, v.ManagerIsMe = value, value == "me"
 		case "pledges":

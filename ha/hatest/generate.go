@@ -158,6 +158,9 @@ var families = []family{
 	{"expire", func(p *Plan, r *rand.Rand) Incident {
 		return Incident{Verb: "expire", Args: []string{target(p, r)}}
 	}},
+	{"delete-lock", func(_ *Plan, r *rand.Rand) Incident {
+		return Incident{Verb: "delete-lock", Args: []string{pick(r, "leadership", "leadership", "manager", "switchover")}}
+	}},
 	{"clock", func(p *Plan, r *rand.Rand) Incident {
 		if r.IntN(2) == 0 {
 			step := time.Duration(r.IntN(40)-20) * p.Timing.TTL / 5

@@ -16,7 +16,7 @@ import (
 // atDesk are the incidents that are an operator's doing.
 func (i Incident) atDesk() bool {
 	switch i.Verb {
-	case "switchover", "cancel-switchover", "garbage", "storm", "maintenance-on", "maintenance-off", "manual-stop":
+	case "switchover", "cancel-switchover", "garbage", "storm", "maintenance-on", "maintenance-off", "manual-stop", "delete-lock":
 		return true
 	default:
 		return false
@@ -46,6 +46,9 @@ func (s *simulation) beginAtDesk(i Incident, h *host) (undo func()) {
 		s.endMaintenance()
 	case "manual-stop":
 		return s.manualStop(h)
+	case "delete-lock":
+		s.world.reach("an operator deletes the key of a lock")
+		s.operate(func(ctx context.Context, d *desk) error { return d.deleteLock(ctx, i.Args[0]) })
 	default:
 		return nil
 	}

@@ -126,6 +126,22 @@ var rubbish = map[string]func(now record.Cluster) (phase, value string){
 	"empty": func(record.Cluster) (phase, value string) { return "", "" },
 }
 
+// deletedLocks are the locks whose keys an operator may delete. A plan that says
+// "leader" would mean a host.
+var deletedLocks = map[string]func(record.Keys) string{
+	"leadership": record.Keys.Leader,
+	"manager":    record.Keys.EpochManager,
+	"switchover": record.Keys.SwitchoverLock,
+}
+
+// deleteLock deletes the key of a lock, whoever holds it.
+func (d *desk) deleteLock(ctx context.Context, name string) error {
+	ctx, cancel := timectx.With(ctx, d.env.Clock, 2*time.Second, "deleting a lock")
+	defer cancel()
+	_, err := d.env.Store.Commit(ctx, dcs.Txn{Then: []dcs.Op{{Key: deletedLocks[name](d.keys), Delete: true}}})
+	return err //nolint:wrapcheck // says what it was
+}
+
 // garbage writes rubbish over the records of a switchover, whatever they are.
 func (d *desk) garbage(ctx context.Context, kind string) error {
 	return d.insist(ctx, func(ctx context.Context) error {

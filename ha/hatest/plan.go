@@ -60,12 +60,12 @@ var verbs = map[string]int{
 	"pause-replay": 1, "kill-backend": 1, "pause-guard": 1, "kill-guard": 1, "peers-cut": 1, "fail": 2, "hang": 2,
 	// Operators.
 	"switchover": 1, "cancel-switchover": 0, "garbage": 1, "storm": 0,
-	"maintenance-on": 0, "maintenance-off": 0, "manual-stop": 1,
+	"maintenance-on": 0, "maintenance-off": 0, "manual-stop": 1, "delete-lock": 1,
 }
 
 // hostless verbs have a first argument that need not be a host: "best" is whom
-// the primary chooses, the others are kinds of rubbish.
-var hostless = map[string]bool{"switchover": true, "garbage": true}
+// the primary chooses, the others are kinds of rubbish, and names of locks.
+var hostless = map[string]bool{"switchover": true, "garbage": true, "delete-lock": true}
 
 // String is the line of the plan.
 func (i Incident) String() string {
@@ -244,6 +244,9 @@ func parseIncident(line string) (Incident, error) {
 	}
 	if _, known := rubbish[strings.Join(i.Args, " ")]; r.err == nil && i.Verb == "garbage" && !known {
 		return i, fmt.Errorf("unknown kind of rubbish %q", i.Args)
+	}
+	if r.err == nil && i.Verb == "delete-lock" && deletedLocks[i.Args[0]] == nil {
+		return i, fmt.Errorf("unknown lock %q", i.Args[0])
 	}
 	return i, r.end()
 }

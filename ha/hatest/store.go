@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pghad/pghad/dcs"
+	"github.com/pghad/pghad/ha"
 )
 
 // storeHost is the name of the machine that the store runs on, for links and
@@ -162,7 +163,9 @@ func (s *store) Commit(ctx context.Context, txn dcs.Txn) (rev dcs.Revision, err 
 	var written dcs.Revision
 	says := func(d digest) digest {
 		for _, op := range txn.Then {
-			d = d.str(op.Key).bytes(op.Value).str(string(op.Session))
+			if !isTwin(op.Key) {
+				d = d.str(op.Key).bytes(op.Value).str(string(op.Session))
+			}
 		}
 		return d
 	}
@@ -180,19 +183,27 @@ func (s *store) Commit(ctx context.Context, txn dcs.Txn) (rev dcs.Revision, err 
 	return rev, err
 }
 
-// txnName names a transaction by the keys that it writes, or guards.
+// txnName names a transaction by the keys that it writes, or guards. Twins of locks
+// are no part of what a call is, besides their keys: it takes as long as it would
+// without, so that plans keep the schedules for which they were written.
 func txnName(txn dcs.Txn) string {
 	var names []string
 	for _, op := range txn.Then {
-		names = append(names, op.Key)
+		if !isTwin(op.Key) || len(txn.Then) == 1 {
+			names = append(names, op.Key)
+		}
 	}
 	if len(names) == 0 {
 		for _, g := range txn.If {
-			names = append(names, "?"+g.Key)
+			if !isTwin(g.Key) {
+				names = append(names, "?"+g.Key)
+			}
 		}
 	}
 	return strings.Join(names, " ")
 }
+
+func isTwin(key string) bool { return strings.HasSuffix(key, ha.TwinSuffix) }
 
 func (s *store) NewSession(ctx context.Context, ttl time.Duration) (dcs.Session, error) {
 	var granted dcs.Session

@@ -52,6 +52,7 @@ type Cluster struct {
 	Keys Keys
 
 	Leader        Lock
+	LeaderTwin    Lock // stands alone where somebody has deleted `leader` by hand: its holder may still work
 	EpochManager  Lock
 	Alive         []string        // hosts that hold alive/<host>, sorted
 	QuorumMembers []quorum.Member // holders of quorum/members/<host>, sorted
@@ -109,6 +110,8 @@ func (c *Cluster) add(kv dcs.KV) error {
 	switch name {
 	case "leader":
 		c.Leader = Lock{Holder: string(kv.Value), Created: kv.Created, Session: kv.Session}
+	case "leader" + TwinSuffix:
+		c.LeaderTwin = Lock{Holder: string(kv.Value), Created: kv.Created, Session: kv.Session}
 	case "epoch_manager":
 		c.EpochManager = Lock{Holder: string(kv.Value), Created: kv.Created, Session: kv.Session}
 	case "initialize":
@@ -201,6 +204,7 @@ func (c *Cluster) addChild(name string, kv dcs.KV) error {
 	folder, host := path.Split(name)
 	folder = strings.TrimSuffix(folder, "/")
 	switch {
+	case strings.HasSuffix(host, TwinSuffix): // says nothing that its key does not say
 	case folder == "alive":
 		c.Alive = append(c.Alive, host)
 	case folder == "quorum/members":

@@ -43,6 +43,9 @@ func ValidName(what, name string) error {
 	return nil
 }
 
+// TwinSuffix is what the name of the second key of a lock ends with.
+const TwinSuffix = ".twin"
+
 // Prefix is what all keys start with.
 func (k Keys) Prefix() string { return k.prefix }
 

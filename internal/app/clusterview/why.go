@@ -321,6 +321,8 @@ func (e *Explanation) awaitingElection(records record.Cluster) Verdict {
 		return v
 	case e.Maintenance != nil:
 		v.Text = "Nobody leads, and nobody is elected: maintenance is on."
+	case records.LeaderTwin.Held():
+		v.Details = append(v.Details, fmt.Sprintf("The key of `leader` was deleted by hand: nobody opens one before %s, which held it, has let go, or its session ends.", records.LeaderTwin.Holder))
 	case records.EpochManager.Held():
 		v.Details = append(v.Details, fmt.Sprintf("%s holds `epoch_manager` and is to open it.", records.EpochManager.Holder))
 	default:
