@@ -3,7 +3,6 @@ package pgctl_test
 import (
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -223,26 +222,4 @@ func TestLostSlotIsMadeAnew(t *testing.T) {
 	})
 	require.NoError(t, a.EnsureSlots(a.ctx(), slots))
 	require.Equal(t, "reserved", state())
-}
-
-// No password in logs, configuration, or on a command line.
-func TestPasswordStaysInThePassfile(t *testing.T) {
-	t.Parallel()
-	secret := func(cfg *pgctl.Config) { cfg.ReplicationPassword = "tohuwabohu" }
-	a := newPrimary(t, "a", quick, secret)
-	b := newStandby(t, "b", a, quick, secret)
-	require.NoError(t, b.Fence(b.ctx()))
-	for _, n := range []*node{a, b} {
-		root := filepath.Dir(n.cfg.DataDir)
-		require.NoError(t, filepath.WalkDir(root, func(path string, entry os.DirEntry, err error) error {
-			if err != nil || !entry.Type().IsRegular() || filepath.Base(path) == "passfile" {
-				return nil //nolint:nilerr // a file that has just gone
-			}
-			text, err := os.ReadFile(path)
-			if err == nil {
-				require.NotContains(t, string(text), "tohuwabohu", path)
-			}
-			return nil
-		}))
-	}
 }
