@@ -459,6 +459,11 @@ func TestServerWithoutItsGuard(t *testing.T) {
 	require.NoError(t, b.Fence(b.ctx()))
 	_, err = b.Promote(b.ctx(), warrant{}, 2)
 	require.NoError(t, err)
+
+	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
+	require.NoError(t, a.SetDeadline(a.ctx(), lasting(time.Hour)), "the server that had none has ended")
+	require.NoError(t, a.StartPrimary(a.ctx(), warrant{}, pg.SyncSetting{}))
+	require.NoError(t, a.SetDeadline(a.ctx(), lasting(2*time.Hour)))
 }
 
 func TestGuardThatDoesNotComeUp(t *testing.T) {

@@ -553,8 +553,12 @@ func (p *guarded) wait(ctx context.Context) (string, error) {
 	case <-p.served.exited:
 		return p.served.how, nil
 	case <-moment.Done():
-		return "", context.Cause(ctx)
 	}
+	if err := context.Cause(ctx); err != nil {
+		return "", err
+	}
+	p.served.ended("") // its guard is gone, or it never had one
+	return "", nil
 }
 
 func (p *guarded) close() {
