@@ -471,7 +471,7 @@ func (s *lockerSession) remove(o orphan) (gone bool, err error) {
 	l := s.locker
 	ctx, cancel := timectx.With(s.ctx, l.cfg.Clock, l.timing.Request, "deleting "+o.key)
 	defer cancel()
-	if err := l.deleteAt(ctx, kv, kv.Key+TwinSuffix); err != nil {
+	if err := l.deleteAt(ctx, kv, deletions(kv.Key)...); err != nil {
 		return false, err
 	}
 	return true, nil
@@ -734,7 +734,7 @@ func (l *Locker) insist(ctx context.Context, what string, do func(context.Contex
 func (s *lockerSession) deleteKey(ctx context.Context, kv dcs.KV, ls *Lease) error {
 	l := s.locker
 	return l.insist(ctx, "deleting "+kv.Key, func(ctx context.Context) error {
-		err := l.deleteAt(ctx, kv, kv.Key+TwinSuffix)
+		err := l.deleteAt(ctx, kv, deletions(kv.Key)...)
 		if !errors.Is(err, dcs.ErrConflict) {
 			return err
 		}
@@ -748,7 +748,7 @@ func (s *lockerSession) deleteKey(ctx context.Context, kv dcs.KV, ls *Lease) err
 			return s.deleteTwin(ctx, kv.Key, ls)
 		}
 		kv.Revision = now.Revision
-		return l.deleteAt(ctx, kv, kv.Key+TwinSuffix)
+		return l.deleteAt(ctx, kv, deletions(kv.Key)...)
 	})
 }
 
@@ -765,19 +765,20 @@ func (s *lockerSession) deleteTwin(ctx context.Context, key string, ls *Lease) e
 	case twin.Session != s.id || s.wantedBy(key, ls):
 		return nil
 	}
-	return s.locker.deleteAt(ctx, twin)
+	return s.locker.deleteAt(ctx, twin, dcs.Op{Key: twin.Key, Delete: true})
 }
 
-// deleteAt deletes a key, and others with it, if nothing has been written to it
-// since kv. The error is dcs.ErrConflict if something has.
-func (l *Locker) deleteAt(ctx context.Context, kv dcs.KV, others ...string) error {
-	txn := dcs.Txn{
+// deleteAt carries out deletions if nothing has been written to a key since kv. The
+// error is dcs.ErrConflict if something has.
+func (l *Locker) deleteAt(ctx context.Context, kv dcs.KV, then ...dcs.Op) error {
+	_, err := l.cfg.Store.Commit(ctx, dcs.Txn{
 		If:   []dcs.Guard{{Key: kv.Key, Created: kv.Created, Revision: kv.Revision}},
-		Then: []dcs.Op{{Key: kv.Key, Delete: true}},
-	}
-	for _, key := range others {
-		txn.Then = append(txn.Then, dcs.Op{Key: key, Delete: true})
-	}
-	_, err := l.cfg.Store.Commit(ctx, txn)
+		Then: then,
+	})
 	return err
+}
+
+// deletions delete a lock's key and its twin.
+func deletions(key string) []dcs.Op {
+	return []dcs.Op{{Key: key, Delete: true}, {Key: key + TwinSuffix, Delete: true}}
 }

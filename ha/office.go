@@ -246,7 +246,7 @@ func (n *Node) vacate(ctx context.Context, v look) error {
 	err := n.cfg.Effects.run("office/vacate", func() error {
 		_, err := n.cfg.Store.Commit(asked, dcs.Txn{
 			If:   []dcs.Guard{dcs.Held(n.keys.Leader(), v.records.Leader.Created)},
-			Then: []dcs.Op{{Key: n.keys.Leader(), Delete: true}},
+			Then: deletions(n.keys.Leader()),
 		})
 		return err
 	})

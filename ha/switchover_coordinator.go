@@ -432,8 +432,8 @@ func (c *SwitchoverCoordinator) successor(seen SwitchoverSeen, asked record.Swit
 		dcs.Op{Key: keys.FailoverState(), Value: record.Encode(state)},
 		dcs.Op{Key: keys.Quorum(), Value: record.Encode(quorumNext)},
 		dcs.Op{Key: keys.History(), Value: record.Encode(now.History.Value.With(term))},
-		dcs.Op{Key: keys.Leader(), Delete: true},
 	)
+	txn.Then = append(txn.Then, deletions(keys.Leader())...)
 	return succession{state: state, asked: asked, txn: txn}, nil
 }
 
