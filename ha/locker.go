@@ -73,7 +73,8 @@ type LockerConfig struct {
 // moved and deleted with it: an operator who deletes the key takes the lock from its
 // holder, whose lease ends with the next renewal, but gives it to nobody before the
 // holder has let go of it, or must have stopped. The next holder needs both to be
-// absent. A twin that is deleted is written again.
+// absent. A twin that is deleted is written again. The store's user needs the same
+// rights on both, and whoever lists a folder of locks finds both.
 //
 // # Cost
 //
