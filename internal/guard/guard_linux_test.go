@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pghad/pghad/internal/guard"
+	"github.com/pghad/pghad/internal/testbed"
 )
 
 // patience bounds every wait of these tests; it is reached only by a failure.
@@ -528,7 +529,7 @@ func TestOneAgentAtATime(t *testing.T) {
 func TestWrongUser(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
-		t.Skip("NOT TESTED: only root can be somebody else")
+		testbed.Skipf(t, "only root can be somebody else")
 	}
 	const nobody = 65534
 	h := startGuard(t)
@@ -553,7 +554,7 @@ func TestWrongUser(t *testing.T) {
 func TestWrongGuard(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
-		t.Skip("NOT TESTED: only root can be somebody else")
+		testbed.Skipf(t, "only root can be somebody else")
 	}
 	const nobody = 65534
 	dir, err := os.MkdirTemp("", "guard") //nolint:usetesting // other users must get through
@@ -771,7 +772,7 @@ func TestServerCannotBeStarted(t *testing.T) {
 func TestCredentialAndLog(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
-		t.Skip("NOT TESTED: only root can start a server as somebody else")
+		testbed.Skipf(t, "only root can start a server as somebody else")
 	}
 	const nobody = 65534
 	h := startGuard(t)

@@ -14,10 +14,10 @@ func Need(tb TB, program, install string) string {
 	if err == nil {
 		return path
 	}
-	const message = "NOT TESTED: %s is not installed here; install it with: %s (%v)"
+	const message = "%s is not installed here; install it with: %s (%v)"
 	if os.Getenv("CI") == "true" {
-		tb.Fatalf(message, program, install, err)
+		tb.Fatalf("NOT TESTED: "+message, program, install, err)
 	}
-	tb.Skipf(message, program, install, err)
+	Skipf(tb, message, program, install, err)
 	return ""
 }

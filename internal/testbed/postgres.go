@@ -61,11 +61,11 @@ func NeedPostgres(tb TB) string {
 	if err == nil {
 		return dir
 	}
-	const message = "NOT TESTED: %v; install it with: apt-get install postgresql"
+	const message = "%v; install it with: apt-get install postgresql"
 	if os.Getenv("CI") == "true" {
-		tb.Fatalf(message, err)
+		tb.Fatalf("NOT TESTED: "+message, err)
 	}
-	tb.Skipf(message, err)
+	Skipf(tb, message, err)
 	return ""
 }
 

@@ -40,13 +40,13 @@ func needPostgres(tb testing.TB) string {
 		if os.Getenv("CI") == "true" {
 			tb.Fatalf("these tests need PostgreSQL: %v", err)
 		}
-		tb.Skipf("SKIPPED, these tests need PostgreSQL: %v", err)
+		testbed.Skipf(tb, "these tests need PostgreSQL: %v", err)
 	}
 	if _, err := user.Lookup("postgres"); os.Geteuid() == 0 && err != nil {
 		if os.Getenv("CI") == "true" {
 			tb.Fatalf("as root these tests need the user postgres: %v", err)
 		}
-		tb.Skipf("SKIPPED, as root these tests need the user postgres: %v", err)
+		testbed.Skipf(tb, "as root these tests need the user postgres: %v", err)
 	}
 	return dir
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pghad/pghad/internal/testbed"
 	"github.com/pghad/pghad/pg"
 	"github.com/pghad/pghad/pg/pgctl"
 )
@@ -20,7 +21,7 @@ import (
 func byCommands(tb testing.TB) func(*pgctl.Config) {
 	tb.Helper()
 	if _, err := exec.LookPath("runuser"); err != nil && os.Geteuid() == 0 {
-		tb.Skip("NOT TESTED: as root this needs runuser of util-linux")
+		testbed.Skipf(tb, "as root this needs runuser of util-linux")
 	}
 	return func(cfg *pgctl.Config) {
 		as := ""

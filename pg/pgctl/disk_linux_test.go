@@ -1,6 +1,7 @@
 package pgctl_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -14,23 +15,57 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pghad/pghad/internal/testbed"
 	"github.com/pghad/pghad/pg"
 	"github.com/pghad/pghad/pg/pgctl"
 )
 
-// small mounts a file system of some megabytes; the test is skipped where that is not
-// allowed.
+// namespacesVariable says that a test runs in namespaces of its own, see mayMount.
+const namespacesVariable = "PGCTL_TEST_NAMESPACES"
+
+// mayMount reports whether the test may mount file systems. Who is not root runs it
+// once more, in a user namespace in which he may, and is told false: the test has been
+// run.
+func mayMount(t *testing.T) bool {
+	t.Helper()
+	if os.Geteuid() == 0 || os.Getenv(namespacesVariable) != "" {
+		return true
+	}
+	self, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.CommandContext(t.Context(), self, "-test.run", "^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), namespacesVariable+"=1")
+	const capSysAdmin = 21
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}},
+		AmbientCaps: []uintptr{capSysAdmin},
+	}
+	out, err := cmd.CombinedOutput()
+	if failed := (*exec.ExitError)(nil); err != nil && !errors.As(err, &failed) {
+		testbed.Skipf(t, "no user namespace can be made here, and only root may mount a file system: %v", err)
+	}
+	require.NoError(t, err, string(out))
+	require.Contains(t, string(out), "--- PASS: "+t.Name(), "it has not been skipped there")
+	return false
+}
+
+// small mounts a file system of some megabytes.
 func small(t *testing.T, path string, megabytes int) {
 	t.Helper()
 	require.NoError(t, os.MkdirAll(path, 0o755))
 	if err := syscall.Mount("pgctl-test", path, "tmpfs", 0, "mode=755,size="+strconv.Itoa(megabytes)+"m"); err != nil {
-		t.Skipf("SKIPPED, a small file system cannot be mounted here: %v", err)
+		testbed.Skipf(t, "a small file system cannot be mounted here: %v", err)
 	}
 	t.Cleanup(func() { require.NoError(t, syscall.Unmount(path, syscall.MNT_DETACH)) })
 }
 
 func TestFaultOfAFullDisk(t *testing.T) {
 	t.Parallel()
+	if !mayMount(t) {
+		return
+	}
 	a := newPrimary(t, "a", quick)
 	b := newNode(t, "b", quick, func(cfg *pgctl.Config) {
 		disk := filepath.Join(filepath.Dir(cfg.DataDir), "disk")
@@ -101,7 +136,7 @@ func loop(t *testing.T, path string) {
 	for _, command := range []string{"truncate -s 300M " + image, "mkfs.ext4 -q -F " + image, "mount -o loop " + image + " " + path, "chmod 755 " + path} {
 		argv := strings.Fields(command)
 		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
-			t.Skipf("SKIPPED, a file system of its own cannot be mounted here: %s: %v: %s", command, err, out)
+			testbed.Skipf(t, "a file system of its own cannot be mounted here: %s: %v: %s", command, err, bytes.TrimSpace(out))
 		}
 	}
 	t.Cleanup(func() { require.NoError(t, syscall.Unmount(path, syscall.MNT_DETACH)) })

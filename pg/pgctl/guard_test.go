@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pghad/pghad/internal/guard"
+	"github.com/pghad/pghad/internal/testbed"
 	"github.com/pghad/pghad/pg"
 	"github.com/pghad/pghad/pg/pgctl"
 )
@@ -58,7 +59,7 @@ func removeGuard() {
 func needGuard(tb testing.TB) string {
 	tb.Helper()
 	if runtime.GOOS != "linux" {
-		tb.Skip("NOT TESTED: a guard needs Linux")
+		testbed.Skipf(tb, "a guard needs Linux")
 	}
 	program, err := buildGuard()
 	require.NoError(tb, err)
