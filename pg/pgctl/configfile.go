@@ -129,6 +129,7 @@ func (c *Controller) managed(s settings, chosen map[string]bool) []setting {
 		lines = append(lines, setting{syncMethod, syncMethodValue})
 	}
 	lines = append(lines, c.archiveSettings()...)
+	lines = append(lines, c.requiredSettings(chosen)...)
 	return append(lines, setting{revisionParameter, s.revision()})
 }
 
