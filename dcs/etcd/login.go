@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -12,12 +13,14 @@ import (
 // login keeps the token by which the server knows the user. etcd's client
 // would log in while it is made, and thereby block until a server answers.
 type login struct {
-	username, password string
-	auth               pb.AuthClient
+	username string
+	password func() (string, error) // the present one
+	auth     pb.AuthClient
 
-	mu    sync.Mutex
-	known bool  // token is what the server gave, or said that nobody needs
-	token token // guarded by mu
+	mu     sync.Mutex // guards what follows
+	known  bool       // token is what the server gave, or said that nobody needs
+	token  token
+	worked string // the last password that the server has taken
 }
 
 // token is what a server gives to a user; empty where authentication is not
@@ -42,17 +45,37 @@ func (l *login) get(ctx context.Context) (token, error) {
 	if t, known := l.current(); known {
 		return t, nil
 	}
-	response, err := l.auth.Authenticate(ctx, &pb.AuthenticateRequest{Name: l.username, Password: l.password})
+	password, err := l.password()
+	before := l.before()
+	switch {
+	case err != nil && before == "":
+		return "", fmt.Errorf("password of the user %s: %w", l.username, err)
+	case err != nil:
+		password = before
+	}
+	response, err := l.auth.Authenticate(ctx, &pb.AuthenticateRequest{Name: l.username, Password: password})
+	if rpctypes.ErrorDesc(err) == rpctypes.ErrorDesc(rpctypes.ErrGRPCAuthFailed) && before != "" && before != password {
+		// It has been changed here, and not at the server yet.
+		password = before
+		response, err = l.auth.Authenticate(ctx, &pb.AuthenticateRequest{Name: l.username, Password: password})
+	}
 	switch {
 	case err == nil:
-		l.set(token(response.Token))
+		l.set(token(response.Token), password)
 		return token(response.Token), nil
 	case rpctypes.ErrorDesc(err) == rpctypes.ErrorDesc(rpctypes.ErrGRPCAuthNotEnabled):
-		l.set("")
+		l.set("", "")
 		return "", nil
 	default:
 		return "", err //nolint:wrapcheck // The caller explains it together with its own call.
 	}
+}
+
+// before is the last password that the server has taken, "" if it has taken none.
+func (l *login) before() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.worked
 }
 
 // refused reports whether err says that the server does not accept t any more,
@@ -82,8 +105,8 @@ func (l *login) current() (t token, known bool) {
 	return l.token, l.known
 }
 
-func (l *login) set(t token) {
+func (l *login) set(t token, worked string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.known, l.token = true, t
+	l.known, l.token, l.worked = true, t, worked
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -56,8 +57,18 @@ type Config struct {
 	// TLS secures the connections; nil means plain ones, except to https
 	// endpoints, which then are verified against the system's authorities.
 	TLS *tls.Config
+	// CurrentRoots, if not nil, is asked for the authorities of servers before each
+	// connection, in place of TLS.RootCAs. It must be safe for use by several goroutines
+	// at once. Connections that are open stay. It needs TLS.
+	CurrentRoots func() (*x509.CertPool, error)
 	// Username and Password log in where etcd's authentication is enabled.
 	Username, Password string
+	// CurrentPassword, if not nil, is asked before each login, in place of Password. It
+	// must be safe for use by several goroutines at once. While the server refuses what
+	// it says, and after an error, the last password is tried that the server has taken:
+	// a password may be changed here before it is changed there. Sessions and watches
+	// outlast that.
+	CurrentPassword func() (string, error)
 	// DialTimeout bounds one attempt to connect, not a call; zero means
 	// DefaultDialTimeout.
 	DialTimeout time.Duration
@@ -109,10 +120,13 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{
 		clock:    cfg.Clock,
 		logger:   cfg.Logger,
-		login:    &login{username: cfg.Username, password: cfg.Password},
+		login:    &login{username: cfg.Username, password: cfg.CurrentPassword},
 		maxBytes: cmp.Or(cfg.MaxRequestBytes, DefaultMaxRequestBytes),
 		maxOps:   cmp.Or(cfg.MaxTxnOps, DefaultMaxTxnOps),
 		streams:  map[*watch]context.CancelCauseFunc{},
+	}
+	if s.login.password == nil {
+		s.login.password = func() (string, error) { return cfg.Password, nil }
 	}
 	if s.clock == nil {
 		s.clock = clock.New()
@@ -127,7 +141,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		DialKeepAliveTime:    pingInterval,
 		DialKeepAliveTimeout: pingTimeout,
 		Logger:               zap.NewNop(),
-		DialOptions:          dialOptions(cmp.Or(cfg.DialTimeout, DefaultDialTimeout), s.maxBytes),
+		DialOptions:          cfg.dialOptions(s.maxBytes),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("set up the client of etcd at %s: %w: %w", strings.Join(cfg.Endpoints, ", "), dcs.ErrInvalid, err)
@@ -151,7 +165,10 @@ func (c Config) validate() error {
 	if c.MaxRequestBytes < 0 || c.MaxTxnOps < 0 {
 		return fmt.Errorf("limits of %d bytes and %d operations cannot be negative: %w", c.MaxRequestBytes, c.MaxTxnOps, dcs.ErrInvalid)
 	}
-	if (c.Username == "") != (c.Password == "") {
+	if c.CurrentRoots != nil && c.TLS == nil {
+		return fmt.Errorf("authorities of servers are for TLS, which is not configured: %w", dcs.ErrInvalid)
+	}
+	if (c.Username == "") != (c.Password == "" && c.CurrentPassword == nil) {
 		return fmt.Errorf("user name and password of etcd are given both or not at all: %w", dcs.ErrInvalid)
 	}
 	secure := strings.HasPrefix(c.Endpoints[0], "https://")
@@ -171,8 +188,8 @@ func (c Config) validate() error {
 	return nil
 }
 
-func dialOptions(dialTimeout time.Duration, maxBytes int) []grpc.DialOption {
-	return []grpc.DialOption{
+func (c Config) dialOptions(maxBytes int) []grpc.DialOption {
+	options := []grpc.DialOption{
 		grpc.WithDisableRetry(),
 		// Else the balancer of etcd's client would be used.
 		grpc.WithDisableServiceConfig(),
@@ -185,7 +202,7 @@ func dialOptions(dialTimeout time.Duration, maxBytes int) []grpc.DialOption {
 				Jitter:     0.2,
 				MaxDelay:   maxReconnectWait,
 			},
-			MinConnectTimeout: dialTimeout,
+			MinConnectTimeout: cmp.Or(c.DialTimeout, DefaultDialTimeout),
 		}),
 		grpc.WithDefaultCallOptions(
 			grpc.WaitForReady(true),
@@ -193,6 +210,10 @@ func dialOptions(dialTimeout time.Duration, maxBytes int) []grpc.DialOption {
 			grpc.MaxCallRecvMsgSize(math.MaxInt32),
 		),
 	}
+	if c.CurrentRoots != nil {
+		options = append(options, grpc.WithTransportCredentials(newFreshRoots(c.TLS, c.CurrentRoots)))
+	}
+	return options
 }
 
 // Get implements dcs.Store.

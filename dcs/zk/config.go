@@ -3,11 +3,13 @@ package zk
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/benbjohnson/clock"
@@ -33,8 +35,21 @@ type Config struct {
 	// TLS secures the connections; nil means plain ones. Without a ServerName
 	// the certificate must be for the name that stands in Servers.
 	TLS *tls.Config
+	// CurrentRoots, if not nil, is asked for the authorities of servers before each
+	// connection, in place of TLS.RootCAs. It must be safe for use by several goroutines
+	// at once. Connections that are open stay. It needs TLS.
+	CurrentRoots func() (*x509.CertPool, error)
 	// Username and Password authenticate by ZooKeeper's digest scheme.
 	Username, Password string
+	// CurrentPassword, if not nil, is asked for each connection and when an ACL has
+	// refused a call, in place of Password. It must be safe for use by several goroutines
+	// at once. A password that is new is presented beside those before it, on the same
+	// connection and session. After an error the last one counts.
+	//
+	// ZooKeeper keeps no users: to change a password means to give the nodes ACLs for the
+	// digest of the new one before those for the old one are taken away. Set ACL to both
+	// for that time.
+	CurrentPassword func() (string, error)
 	// ACL is given to every node that is created. Nil means that only the user
 	// may do anything where one is configured, and everybody otherwise.
 	ACL []zk.ACL
@@ -71,7 +86,10 @@ func (c *Config) complete() error {
 	if err := validateChroot(c.Chroot); err != nil {
 		return err
 	}
-	if (c.Username == "") != (c.Password == "") {
+	if c.CurrentRoots != nil && c.TLS == nil {
+		return fmt.Errorf("authorities of servers are for TLS, which is not configured: %w", dcs.ErrInvalid)
+	}
+	if (c.Username == "") != (c.Password == "" && c.CurrentPassword == nil) {
 		return fmt.Errorf("user name and password of ZooKeeper are given both or not at all: %w", dcs.ErrInvalid)
 	}
 	if strings.Contains(c.Username, ":") {
@@ -85,6 +103,7 @@ func (c *Config) complete() error {
 }
 
 func (c *Config) defaults() {
+	c.CurrentPassword = c.lastPassword()
 	if c.ACL == nil {
 		c.ACL = zk.WorldACL(zk.PermAll)
 		if c.Username != "" {
@@ -102,6 +121,26 @@ func (c *Config) defaults() {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// lastPassword asks for the password, and answers with the last one while there is no
+// answer.
+func (c *Config) lastPassword() func() (string, error) {
+	ask, password := c.CurrentPassword, c.Password
+	if ask == nil {
+		return func() (string, error) { return password, nil }
+	}
+	var last atomic.Pointer[string]
+	return func() (string, error) {
+		password, err := ask()
+		if err == nil {
+			last.Store(&password)
+		}
+		if known := last.Load(); known != nil {
+			return *known, nil
+		}
+		return "", err
 	}
 }
 

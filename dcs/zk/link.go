@@ -3,6 +3,7 @@ package zk
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -26,6 +27,8 @@ type link struct {
 	conn  *zk.Conn
 	// mirror is what is known of the tree through watches.
 	mirror *mirror
+	// renamed is told that the credentials were found to be others; set before calls.
+	renamed func()
 
 	ctx    context.Context // ends when the link is over; its lifetime is the link's
 	cancel context.CancelFunc
@@ -39,7 +42,7 @@ type link struct {
 	wire    *wire         // the latest
 	retired []*wire       // cut, and not ended yet
 	ready   int           // the wire that calls can be sent through, 0 if none
-	authed  bool          // the client knows the credentials, and presents them on later wires itself
+	shown   string        // the password that was presented last; the client presents it on later wires itself
 	session int64         // 0 before the first answer
 	timeout time.Duration // of the session, as it was granted
 	changed chan struct{} // closed and made anew when something above changes
@@ -130,6 +133,12 @@ func (l *link) connect(ctx context.Context, to target) (*wire, error) {
 		if cfg.ServerName == "" {
 			cfg.ServerName = to.host
 		}
+		if l.cfg.CurrentRoots != nil {
+			if cfg.RootCAs, err = l.cfg.CurrentRoots(); err != nil {
+				_ = raw.Close()
+				return nil, fmt.Errorf("connect to %s by TLS: authorities of servers: %w", to.host, err)
+			}
+		}
 		secure := tls.Client(raw, cfg)
 		if err := secure.HandshakeContext(ctx); err != nil {
 			_ = raw.Close()
@@ -186,7 +195,7 @@ func (l *link) connected() {
 	if l.wire.is(cut) || l.over != nil {
 		return
 	}
-	if l.cfg.Username == "" || l.authed {
+	if l.cfg.Username == "" {
 		l.ready = l.wires
 		l.broadcast()
 		return
@@ -198,12 +207,14 @@ func (l *link) connected() {
 // authenticate presents the credentials on the n-th wire.
 func (l *link) authenticate(n int) {
 	defer l.leave()
-	err := l.conn.AddAuth("digest", []byte(l.cfg.Username+":"+l.cfg.Password))
+	anew, err := l.present()
+	if anew {
+		l.renamed()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case err == nil:
-		l.authed = true
 		if l.wires == n && l.wire.is(open) {
 			l.ready = n
 			l.broadcast()
@@ -211,6 +222,44 @@ func (l *link) authenticate(n int) {
 	case l.wires == n && l.over == nil:
 		l.hosts.failed(fmt.Errorf("authenticate %s: %w", l.cfg.Username, err))
 		l.wire.end()
+	}
+}
+
+// present presents the credentials if they are not those that the client knows. It
+// reports whether they are others than before. The caller counts as a call that is under way.
+func (l *link) present() (anew bool, err error) {
+	password, err := l.cfg.CurrentPassword()
+	if err != nil {
+		return false, fmt.Errorf("password: %w", err)
+	}
+	l.mu.Lock()
+	same := l.shown == password
+	l.mu.Unlock()
+	if same {
+		return false, nil
+	}
+	if err := l.conn.AddAuth("digest", []byte(l.cfg.Username+":"+password)); err != nil {
+		return false, err //nolint:wrapcheck // the callers say of what
+	}
+	l.mu.Lock()
+	first := l.shown == ""
+	l.shown = password
+	l.mu.Unlock()
+	if !first {
+		l.mirror.forget()
+	}
+	return !first, nil
+}
+
+// presentAnew is present for a link on which nothing may be refused for long: what its
+// watches would tell is kept from it.
+func (l *link) presentAnew() {
+	if l.begin() != nil {
+		return
+	}
+	defer l.leave()
+	if _, err := l.present(); err != nil {
+		l.cfg.Logger.Warn("another password is not presented to ZooKeeper yet", "error", err)
 	}
 }
 
@@ -389,6 +438,13 @@ func do[T any](ctx context.Context, l *link, f func(*zk.Conn) (T, error)) (T, er
 	go func() {
 		defer l.leave()
 		value, err := f(l.conn)
+		if errors.Is(err, zk.ErrNoAuth) && l.cfg.Username != "" {
+			// Surely not done: perhaps the ACLs are for another password by now.
+			if anew, problem := l.present(); anew && problem == nil {
+				l.renamed()
+				value, err = f(l.conn)
+			}
+		}
 		answered <- result{value, err}
 	}()
 	select {

@@ -65,6 +65,19 @@ func (m *mirror) event(e zk.Event) {
 	}
 }
 
+// forget forgets everything: something may have changed that was kept from this client.
+func (m *mirror) forget() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.nodes, m.folders = nil, nil
+	for signal := range m.followers {
+		select {
+		case signal <- struct{}{}:
+		default:
+		}
+	}
+}
+
 func (m *mirror) node(ctx context.Context, path string) (*node, error) {
 	return reading(ctx, m, &m.nodes, path, func(conn *zk.Conn) (*node, bool, error) {
 		data, stat, _, err := conn.GetW(path)

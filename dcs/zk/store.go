@@ -76,6 +76,7 @@ func (s *Store) addLink(timeout time.Duration, keep bool) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.renamed = s.presentAnew
 	s.links[l] = true
 	s.work.Go(func() {
 		<-l.done
@@ -84,6 +85,18 @@ func (s *Store) addLink(timeout time.Duration, keep bool) (*link, error) {
 		delete(s.links, l)
 	})
 	return l, nil
+}
+
+// presentAnew has all links look whether the credentials are others by now.
+func (s *Store) presentAnew() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	for l := range s.links { // in no order: each for itself
+		s.work.Go(l.presentAnew)
+	}
 }
 
 // connected waits for a connection that calls can be sent through.

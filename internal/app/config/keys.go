@@ -141,7 +141,7 @@ func dcsKeys() []Key {
 	return append(storeKeys(), []Key{
 		{
 			Name: "dcs.tls.ca_file", Note: "those of the system", field: func(c *Config) any { return &c.DCS.TLS.CAFile },
-			Doc: "certificates (PEM) that the store's certificate must be signed by; any key below dcs.tls makes zookeeper be reached by TLS",
+			Doc: "certificates (PEM) that the store's certificate must be signed by; read anew for each connection; any key below dcs.tls makes zookeeper be reached by TLS",
 		},
 		{
 			Name: "dcs.tls.cert_file", field: func(c *Config) any { return &c.DCS.TLS.CertFile },
@@ -198,7 +198,7 @@ func storeKeys() []Key {
 		},
 		{
 			Name: "dcs.password_file", field: func(c *Config) any { return &c.DCS.PasswordFile },
-			Doc: "file that holds the password",
+			Doc: "file that holds the password; read anew when the store asks for it: write the new one here before etcd is given it, and for zookeeper once dcs.acl is for both",
 		},
 	}
 }

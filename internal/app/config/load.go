@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -216,18 +217,35 @@ func (l *loader) secret(key string, secret *Secret, file *string) {
 			return
 		}
 	}
-	data, err := os.ReadFile(*file)
+	found, err := ReadSecretFile(*file)
 	if err != nil {
-		l.at(fileKey, *file+": "+fileSentence(err))
+		l.at(fileKey, err.Error())
 		return
+	}
+	*secret = found
+}
+
+// ReadSecretFile reads a file that holds a password. Its error begins with the file's
+// name, and shows nothing of what is in it.
+func ReadSecretFile(path string) (Secret, error) {
+	file, err := os.Open(path) //nolint:gosec // of the user's configuration
+	if err != nil {
+		return Secret{}, fmt.Errorf("%s: %s", path, fileSentence(err))
+	}
+	defer file.Close() //nolint:errcheck // read only
+	data, err := io.ReadAll(io.LimitReader(file, maxSecret+1))
+	if err != nil {
+		return Secret{}, fmt.Errorf("%s: %s", path, fileSentence(err))
 	}
 	text := strings.TrimRight(string(data), "\r\n")
-	if text == "" || strings.ContainsAny(text, "\r\n\x00") {
-		l.at(fileKey, *file+": does not hold exactly one line; write the password into it and nothing else")
-		return
+	if text == "" || len(text) > maxSecret || strings.ContainsAny(text, "\r\n\x00") {
+		return Secret{}, fmt.Errorf("%s: does not hold exactly one line; write the password into it and nothing else", path)
 	}
-	*secret = NewSecret(text)
+	return NewSecret(text), nil
 }
+
+// maxSecret is far beyond any password: a file that is longer is another one.
+const maxSecret = 64 << 10
 
 // required reports the keys that are missing.
 func (l *loader) required() {
