@@ -76,7 +76,7 @@ func (o *oracle) init(s *simulation) {
 	o.quiet, o.copied, o.vain = map[string]bool{}, map[string]bool{}, map[string]vain{}
 	o.keys, o.byLeader = protected(s.keys)
 	o.read = []string{
-		s.keys.Leader(), s.keys.Quorum(), s.keys.History(), s.keys.FailoverState(), s.keys.SwitchoverState(), s.keys.SwitchoverMaster(),
+		s.keys.Leader(), s.keys.Leader() + record.TwinSuffix, s.keys.Quorum(), s.keys.History(), s.keys.FailoverState(), s.keys.SwitchoverState(), s.keys.SwitchoverMaster(),
 		s.keys.Maintenance(), s.keys.MaintenanceTS(), s.keys.MaintenanceMaster(),
 	}
 	o.votes = s.keys.Prefix() + "election/"
@@ -177,8 +177,8 @@ func (o *oracle) mayPromote(node string, t pg.Timeline) {
 
 func (o *oracle) recordsChanged() {
 	o.dirty = true
-	if !o.sim.records.Maintenance.On() {
-		clear(o.quiet)
+	if o.sim.records.Maintenance.Mode.Value != record.MaintenanceOn {
+		clear(o.quiet) // who is to confirm its end keeps to it no longer, and others may begin another one
 	}
 	seen := map[pg.Timeline]bool{}
 	for _, term := range o.sim.records.History.Value {

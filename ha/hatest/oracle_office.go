@@ -1,6 +1,7 @@
 package hatest
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -196,13 +197,15 @@ func serves(server pgtest.Server) bool {
 }
 
 // mayServe: a server is started as a primary only by whoever holds the leader
-// lock, or has been promised that nobody else will.
+// lock, also if its key was deleted by hand, or has been promised that nobody else
+// will.
 func (o *oracle) mayServe(node string) {
 	s := o.sim
-	if s.records.Leader.Holder == node || s.records.Maintenance.On() || o.isPromised(node) || !s.inTime(s.world.host(node)) {
+	holder := cmp.Or(s.records.Leader.Holder, s.records.LeaderTwin.Holder)
+	if holder == node || s.records.Maintenance.On() || o.isPromised(node) || !s.inTime(s.world.host(node)) {
 		return
 	}
-	s.violatef(rulePromoted, "%s starts as a primary, and %q leads", node, s.records.Leader.Holder)
+	s.violatef(rulePromoted, "%s starts as a primary, and %q leads", node, holder)
 }
 
 // marked looks at the crash points that tell how a node comes back.
