@@ -1,7 +1,8 @@
 // Package config reads the configuration of pghad.
 //
-// A value comes from the environment, else from the file, else it is the
-// default. One table (Keys) says for every key what it is called, what type it
+// A value comes from the cluster's record (Record), where the key is one that can be
+// set for the whole cluster, else from the environment, else from the file, else it is
+// the default. One table (Keys) says for every key what it is called, what type it
 // has, what its default is and what it means; the file, the environment, the
 // defaults and the reference shown to people are all derived from it. Nothing
 // is guessed: an unknown key, a duration without a unit or a list where a text

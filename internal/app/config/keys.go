@@ -422,7 +422,7 @@ func policyKeys() []Key {
 	return []Key{
 		{
 			Name: "mode", Cluster: true, Live: true, Default: "quorum", OneOf: []string{"quorum", "async"}, field: func(c *Config) any { return &c.Mode },
-			Doc: "how commits are made durable before they are acknowledged, in a cluster that this node creates; async: only on the primary, a failover may lose some",
+			Doc: "how commits are made durable before they are acknowledged: in the cluster's record at any time, in a node's own configuration for a cluster that it creates; async: only on the primary, a failover may lose some",
 		},
 		{
 			Name: "maximum_lag_on_failover", Cluster: true, Live: true, Default: "1048576", field: func(c *Config) any { return &c.MaximumLagOnFailover },
