@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -13,25 +14,48 @@ import (
 	"github.com/pghad/pghad/pg"
 )
 
-// lastCommon is how pg_rewind says from which checkpoint recovery will begin.
-var lastCommon = regexp.MustCompile(`last common checkpoint at ([0-9A-F]+/[0-9A-F]+) on timeline ([0-9]+)`)
+// foreseen is what the dry run of pg_rewind has said, with its debug messages.
+type foreseen struct {
+	fork       string          // where the servers have diverged
+	checkpoint string          // the one before, from which recovery will begin
+	timeline   string          // of that checkpoint
+	removed    map[string]bool // WAL files here that will be removed
+}
+
+var (
+	saidFork       = regexp.MustCompile(`diverged at WAL location ([0-9A-F]+/[0-9A-F]+) `)
+	saidCheckpoint = regexp.MustCompile(`last common checkpoint at ([0-9A-F]+/[0-9A-F]+) on timeline ([0-9]+)`)
+	saidRemoved    = regexp.MustCompile(`pg_wal/([0-9A-F]{24}) \(REMOVE\)`)
+)
+
+// line reads one line.
+func (f *foreseen) line(text string) {
+	if found := saidFork.FindStringSubmatch(text); found != nil {
+		f.fork = found[1]
+	}
+	if found := saidCheckpoint.FindStringSubmatch(text); found != nil {
+		f.checkpoint, f.timeline = found[1], found[2]
+	}
+	if found := saidRemoved.FindStringSubmatch(text); found != nil {
+		if f.removed == nil {
+			f.removed = make(map[string]bool)
+		}
+		f.removed[found[1]] = true
+	}
+}
 
 // mustBeRewindable refuses a rewind that would succeed and leave data that cannot be
-// started: because the source has removed WAL that its recovery needs, or because a
-// tablespace would have to be made here. pg_rewind looks at neither. foreseen is what
-// its dry run has said.
-func (c *Controller) mustBeRewindable(ctx context.Context, source pg.Upstream, foreseen string) error {
-	found := lastCommon.FindStringSubmatch(foreseen)
-	if found == nil {
+// started: because WAL that its recovery needs would be neither here nor on the source,
+// or because a tablespace would have to be made here. pg_rewind looks at neither.
+func (c *Controller) mustBeRewindable(ctx context.Context, source pg.Upstream, seen foreseen) error {
+	if seen.checkpoint == "" || seen.fork == "" {
 		return nil // there is nothing to rewind
 	}
-	checkpoint, err := pg.ParseLSN(found[1])
-	if err != nil {
-		return err
-	}
-	timeline, err := pg.ParseTimeline(found[2])
-	if err != nil {
-		return err
+	checkpoint, errCheckpoint := pg.ParseLSN(seen.checkpoint)
+	fork, errFork := pg.ParseLSN(seen.fork)
+	timeline, errTimeline := pg.ParseTimeline(seen.timeline)
+	if err := errors.Join(errCheckpoint, errFork, errTimeline); err != nil {
+		return fmt.Errorf("read what pg_rewind says: %w", err)
 	}
 	s, remote, err := c.greet(ctx, source)
 	if err != nil {
@@ -44,12 +68,16 @@ func (c *Controller) mustBeRewindable(ctx context.Context, source pg.Upstream, f
 	if err != nil {
 		return fmt.Errorf("checkpoint at %s on timeline %s from which recovery would begin: %w", checkpoint, timeline, err)
 	}
-	missing, err := missingWAL(ctx, s, geometry, redo, remote.Flushed)
+	stays, err := c.stayingWAL(geometry, fork, seen)
+	if err != nil {
+		return fmt.Errorf("look at the WAL here: %w", err)
+	}
+	missing, err := missingWAL(ctx, s, geometry, stays, redo, remote.Flushed)
 	if err != nil {
 		return fmt.Errorf("look at the WAL of %s: %w", source.Address(), err)
 	}
 	if missing != "" {
-		return c.notRewindable(source, fmt.Errorf("recovery would begin at %s and needs the WAL file ........%s, which the server at %s has removed", redo, missing, source.Address()))
+		return c.notRewindable(source, fmt.Errorf("recovery would begin at %s and needs the WAL file ........%s, which the server at %s does not have any more", redo, missing, source.Address()))
 	}
 	spaces, err := tablespaces(ctx, s)
 	if err != nil {
@@ -92,14 +120,31 @@ func (c *Controller) recoveryStart(checkpoint pg.LSN, timeline pg.Timeline) (geo
 	return geometry, 0, first
 }
 
-// missingWAL is the first WAL file, by its name without the timeline, that a server
-// does not have between two positions; "" if it has them all.
-func missingWAL(ctx context.Context, s *session, geometry walGeometry, from, to pg.LSN) (string, error) {
+// stayingWAL are the WAL files, by their names without the timeline, from before the
+// fork that the rewind leaves here. Newer versions of pg_rewind keep those that they
+// have read.
+func (c *Controller) stayingWAL(geometry walGeometry, fork pg.LSN, seen foreseen) (map[string]bool, error) {
+	entries, err := os.ReadDir(c.dataPath("pg_wal"))
+	if err != nil {
+		return nil, err
+	}
+	forked := geometry.fileName(0, fork)[8:]
+	stays := make(map[string]bool)
+	for _, entry := range entries {
+		if name := entry.Name(); len(name) == 24 && name[8:] < forked && !seen.removed[name] {
+			stays[name[8:]] = true
+		}
+	}
+	return stays, nil
+}
+
+// missingWAL is the first WAL file between two positions, by its name without the
+// timeline, that is neither there nor on a server; "" if there is none.
+func missingWAL(ctx context.Context, s *session, geometry walGeometry, there map[string]bool, from, to pg.LSN) (string, error) {
 	rows, err := s.rows(ctx, "SELECT pg_ls_dir('pg_wal', true, false)")
 	if err != nil {
 		return "", err
 	}
-	there := make(map[string]bool)
 	for _, row := range rows {
 		if name := row[0]; len(name) == 24 {
 			there[name[8:]] = true

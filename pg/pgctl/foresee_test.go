@@ -54,7 +54,7 @@ func TestRewindNeedsWALThatIsGone(t *testing.T) {
 	require.ErrorIs(t, err, pg.ErrRewindImpossible)
 	require.NotErrorIs(t, err, pg.ErrIncompleteCopy)
 	requireFault(t, err, pg.ErrRewindImpossible, a.cfg.DataDir)
-	require.ErrorContains(t, err, "needs the WAL file ........"+first+", which the server at "+b.up("a").Address()+" has removed")
+	require.ErrorContains(t, err, "needs the WAL file ........"+first+", which the server at "+b.up("a").Address()+" does not have any more")
 	for path, text := range a.keptData() {
 		require.Equal(t, before[path], text, path)
 	}

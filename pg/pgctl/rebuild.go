@@ -58,11 +58,11 @@ func (c *Controller) rewind(ctx context.Context, source pg.Upstream) (_ pg.Posit
 	}
 	defer func() { err = errors.Join(err, over(ctx, err)) }()
 	defer c.copies.begin(pg.Copying{How: copyRewind, From: source.Address(), Since: c.clock.Now()})()
-	foreseen, err := c.runRewind(ctx, source, "--dry-run")
-	if err != nil {
+	var seen foreseen
+	if err := c.runRewind(ctx, source, seen.line, "--dry-run", "--debug"); err != nil {
 		return pg.Position{}, err
 	}
-	if err := c.mustBeRewindable(ctx, source, foreseen); err != nil {
+	if err := c.mustBeRewindable(ctx, source, seen); err != nil {
 		return pg.Position{}, err
 	}
 	if err := c.saveOwnFiles(); err != nil {
@@ -72,7 +72,7 @@ func (c *Controller) rewind(ctx context.Context, source pg.Upstream) (_ pg.Posit
 	if err := c.unfinishedNote().write(progress); err != nil {
 		return pg.Position{}, err
 	}
-	if _, err := c.runRewind(ctx, source); err != nil {
+	if err := c.runRewind(ctx, source, c.copies.line); err != nil {
 		return pg.Position{}, fmt.Errorf("%w: %w", pg.ErrIncompleteCopy, err)
 	}
 	if err := c.takePossession(); err != nil {
@@ -153,17 +153,17 @@ func (c *Controller) sourceConninfo(source pg.Upstream, database string) string 
 	return text
 }
 
-// runRewind returns what pg_rewind says.
-func (c *Controller) runRewind(ctx context.Context, source pg.Upstream, more ...string) (string, error) {
+// runRewind runs pg_rewind; line is called with each line that it says.
+func (c *Controller) runRewind(ctx context.Context, source pg.Upstream, line func(string), more ...string) error {
 	args := append([]string{
 		filepath.Join(c.cfg.BinDir, "pg_rewind"), "-D", c.cfg.DataDir, "--source-server=" + c.sourceConninfo(source, c.cfg.Database),
 		"--no-ensure-shutdown", "--progress",
 	}, more...)
-	output, err := c.runTool(ctx, tool{argv: args, line: c.copies.line})
+	_, err := c.runTool(ctx, tool{argv: args, line: line})
 	if failed := (*toolError)(nil); errors.As(err, &failed) && hopeless(failed.output) {
-		return output, fmt.Errorf("%w: %w", pg.ErrRewindImpossible, toolFault(c.cfg.DataDir, source.Address(), err))
+		return fmt.Errorf("%w: %w", pg.ErrRewindImpossible, toolFault(c.cfg.DataDir, source.Address(), err))
 	}
-	return output, toolFault(c.cfg.DataDir, source.Address(), err)
+	return toolFault(c.cfg.DataDir, source.Address(), err)
 }
 
 // hopeless reports whether pg_rewind has said that it cannot help: lineages
