@@ -18,9 +18,9 @@ import (
 // neither it nor the log tells the password.
 func FuzzHandler(f *testing.F) {
 	const password = "sEcReTmArK"
-	f.Add("POST", "/v1/promise", "Content-Type", "application/json", "pghad", password, []byte(`{"format":1}`))
+	f.Add("POST", "/peer/promise", "Content-Type", "application/json", "pghad", password, []byte(`{"format":1}`))
 	f.Add("GET", "/", "Authorization", "Basic !!", "", "", []byte{})
-	f.Add("POST", "/v1/promise/../promise?x=%zz", "Content-Type", "application/json; charset=\"", "pghad", "wrong", []byte("{"))
+	f.Add("POST", "/peer/promise/../promise?x=%zz", "Content-Type", "application/json; charset=\"", "pghad", "wrong", []byte("{"))
 	f.Add("BREW", "*", "Content-Length", "-1", "\x00", "\xff", []byte("null"))
 	credentials, err := api.OpenCredentials(api.CredentialsConfig{Username: "pghad", Password: password})
 	require.NoError(f, err)

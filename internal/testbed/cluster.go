@@ -51,6 +51,9 @@ type ClusterConfig struct {
 	Parameters map[string]string
 	// LogLevel of the agents. Default: info.
 	LogLevel string
+	// Env are variables of all agents and commands, beside those of this process that
+	// are not pghad's: "NAME=value".
+	Env []string
 }
 
 // Cluster is a cluster of real nodes on this machine: an agent (`pghad run`) and
@@ -270,7 +273,7 @@ func (c *Cluster) StartNode(name string) error {
 	}
 	defer func() { _ = log.Close() }()                            // the child has its own descriptor
 	cmd := exec.Command(c.cfg.Binary, "run", "-c", node.config()) //nolint:gosec // the caller's program
-	cmd.Env, cmd.Dir = agentEnv(), "/"
+	cmd.Env, cmd.Dir = append(agentEnv(), c.cfg.Env...), "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	// An agent that is asked to end stops its server; one that is killed cannot.
 	if node.process, err = launchBound(cmd, syscall.SIGTERM); err != nil {

@@ -19,7 +19,7 @@ func (c *Cluster) Command(ctx context.Context, name string, args ...string) (str
 	var out, errs bytes.Buffer
 	args = append(append([]string{name}, args...), "-c", c.nodes[0].config())
 	cmd := exec.Command(c.cfg.Binary, args...) //nolint:gosec // the caller's program
-	cmd.Env, cmd.Dir = agentEnv(), "/"
+	cmd.Env, cmd.Dir = append(agentEnv(), c.cfg.Env...), "/"
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	p, err := launchBound(cmd, syscall.SIGKILL)
 	if err != nil {

@@ -90,7 +90,7 @@ func TestOptions(t *testing.T) {
 		options Options
 		err     string
 	}{
-		"no such script":             {Options{Script: "flood"}, "use one of dcs-freeze, dcs-outage, freeze-agent, freeze-node, kill-agent, kill-node, kill-postmaster, rejoin, restart-agent, switchover"},
+		"no such script":             {Options{Script: "flood"}, "use one of dcs-freeze, dcs-outage, freeze-agent, freeze-node, hang-agent, kill-agent, kill-node, kill-postmaster, rejoin, restart-agent, switchover"},
 		"no such mode":               {Options{Script: "rejoin", Mode: "sync"}, "use quorum or async"},
 		"no such sabotage":           {Options{Script: "rejoin", Sabotage: "bribe"}, "use one of fail-write, lose, two-writers"},
 		"sabotage that has no sense": {Options{Script: "rejoin", Sabotage: "fail-write"}, "rejoin does not promise"},
