@@ -65,6 +65,8 @@ func (c *Config) Effective(wanted *Config, fixed ...string) (mixed *Config, keys
 		now, then := key.field(c), key.field(mixed)
 		switch {
 		case reflect.DeepEqual(now, then):
+		case key.Name == "dcs.password" && c.DCS.PasswordFile != "" && c.DCS.PasswordFile == wanted.DCS.PasswordFile:
+			// Its file is read anew whenever the store asks for the password.
 		case key.Live && !slices.ContainsFunc(fixed, func(f string) bool { return strings.HasPrefix(key.Name, f) }):
 			keys = append(keys, key.Name)
 		default:

@@ -2,6 +2,8 @@ package config_test
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -216,4 +218,24 @@ func TestEffective(t *testing.T) {
 	mixed, _, _, err = guarded.Effective(load(t, minimal+"guard: {use: always}\non_exit: keep\n"))
 	require.Nil(t, mixed)
 	require.ErrorContains(t, err, "on_exit: keep leaves PostgreSQL to its guard, and guard.use is never")
+}
+
+// TestPasswordOfTheStore: one from a file is read anew by the store, any other needs a
+// restart.
+func TestPasswordOfTheStore(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "password")
+	with := func(content string, env ...string) *config.Config {
+		require.NoError(t, os.WriteFile(file, []byte(content+"\n"), 0o600))
+		return load(t, minimal, append(env, "PGHAD_DCS_USERNAME=u")...)
+	}
+	fromFile := "PGHAD_DCS_PASSWORD_FILE=" + file
+	running := with("one", fromFile)
+	_, live, pending, err := running.Effective(with("two", fromFile))
+	require.NoError(t, err)
+	require.Empty(t, live)
+	require.Empty(t, pending)
+	_, _, pending, err = running.Effective(with("two", "PGHAD_DCS_PASSWORD=two"))
+	require.NoError(t, err)
+	require.Equal(t, []string{"dcs.password", "dcs.password_file"}, pending)
 }
