@@ -63,7 +63,7 @@ func TestUsage(t *testing.T) {
 			[]string{"PGHAD_DCS_ENDPOINTS=x"},
 			result{2, "", "PGHAD_DCS_ENDPOINTS: dcs.endpoints: \"x\" is not an address; write it like http://10.0.0.1:2379\n"},
 		},
-		{"unknown script", "demo --script x", nil, result{2, "", "pghad: --script \"x\" is unknown: write one of dcs-freeze, dcs-outage, freeze-agent, freeze-node, kill-agent, kill-node, kill-postmaster, rejoin, restart-agent, switchover; see pghad --help\n"}},
+		{"unknown script", "demo --script x", nil, result{2, "", "pghad: --script \"x\" is unknown: write one of dcs-freeze, dcs-outage, freeze-agent, freeze-node, hang-agent, kill-agent, kill-node, kill-postmaster, rejoin, restart-agent, switchover; see pghad --help\n"}},
 		{
 			"unknown sabotage", "demo --script rejoin --sabotage x", nil,
 			result{2, "", "pghad: --sabotage \"x\" is unknown: write one of fail-write, lose, two-writers; see pghad --help\n"},
