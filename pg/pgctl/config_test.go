@@ -114,3 +114,17 @@ func TestManaged(t *testing.T) {
 	require.False(t, pgctl.Managed("synchronous_commit"))
 	require.False(t, pgctl.Managed("work_mem"))
 }
+
+// Check says what New would refuse, and leaves nothing behind.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	cfg := validConfig(t)
+	cfg.Parameters = map[string]string{"work_mem": "5MB"}
+	require.NoError(t, pgctl.Check(cfg))
+	require.NoDirExists(t, cfg.StateDir)
+	cfg.Parameters["work_mem"] = "much"
+	requireFault(t, pgctl.Check(cfg), pg.ErrParameter, cfg.BinDir)
+	require.NoDirExists(t, cfg.StateDir)
+	cfg.Port = 70000
+	require.ErrorContains(t, pgctl.Check(cfg), "a port is between")
+}

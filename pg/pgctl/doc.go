@@ -107,6 +107,12 @@
 // of the right version and system. Rewinds and clones that fail again and again are
 // bounded by Config.Rejoin.
 //
+// A rewind is refused as pg.ErrRewindImpossible while the data is whole, if the WAL that
+// its recovery would need is neither on the source nor left here by pg_rewind, or if the
+// source has a tablespace that is not here. pg_basebackup puts tablespaces where they
+// are on the source; where something lies there, which may be the former copy's, a clone
+// is refused.
+//
 // # What survives what
 //
 // Config.StateDir holds what must outlive a crash of the controller and must
