@@ -154,7 +154,7 @@ func TestTLS(t *testing.T) {
 		{"PGHAD_DCS_TLS_CA_FILE=/nowhere", "PGHAD_DCS_TLS_CA_FILE: dcs.tls.ca_file: open /nowhere: no such file or directory; write the path of a readable file"},
 		{"PGHAD_DCS_TLS_CA_FILE=" + broken, "PGHAD_DCS_TLS_CA_FILE: dcs.tls.ca_file: " + broken + " holds no certificate in PEM form; write the path of one that does"},
 	} {
-		_, err := tlsConfig(load(t, dir, "PGHAD_DCS_ENDPOINTS=https://127.0.0.1:1", tt.env))
+		_, err := credentialsOf(load(t, dir, "PGHAD_DCS_ENDPOINTS=https://127.0.0.1:1", tt.env))
 		require.EqualError(t, err, tt.want)
 	}
 	security, err = tlsConfig(load(t, dir, "PGHAD_DCS_ENDPOINTS=https://127.0.0.1:1", "PGHAD_DCS_TLS_SERVER_NAME=etcd"))
