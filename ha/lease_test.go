@@ -3,8 +3,6 @@ package ha_test
 import (
 	"context"
 	"fmt"
-	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,24 +12,6 @@ import (
 	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/ha"
 )
-
-// lockedBuffer collects what several goroutines log.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
 
 // TestLeaseGuardFencesByItself: the token keeps an old holder out without any
 // clock, also when the same node holds the lock again.

@@ -18,6 +18,7 @@ import (
 	"github.com/pghad/pghad/dcs"
 	"github.com/pghad/pghad/dcs/memory"
 	"github.com/pghad/pghad/ha"
+	"github.com/pghad/pghad/internal/testlog"
 )
 
 const lockKey = "/service/test/leader"
@@ -1194,7 +1195,7 @@ func TestLockerRepeatable(t *testing.T) {
 	t.Parallel()
 	names := []string{"a", "b", "c"}
 	history := func() []string {
-		logs := make([]lockedBuffer, len(names))
+		logs := make([]testlog.Buffer, len(names))
 		synctest.Test(t, func(t *testing.T) {
 			w := newLockWorld(t)
 			book := &ledger{}

@@ -11,37 +11,20 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/benbjohnson/clock"
 	"github.com/stretchr/testify/require"
+
+	"github.com/pghad/pghad/internal/testlog"
 )
-
-// lockedBuffer is a log that several goroutines write.
-type lockedBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
 
 // protected runs a server that demands a password, and its log. Its clock stands, so
 // that nothing is forgiven.
-func protected(t *testing.T, password string) (*Server, *lockedBuffer) {
+func protected(t *testing.T, password string) (*Server, *testlog.Buffer) {
 	t.Helper()
-	log := new(lockedBuffer)
+	log := new(testlog.Buffer)
 	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	credentials, err := OpenCredentials(CredentialsConfig{Username: "pghad", Password: password, Logger: logger})
 	require.NoError(t, err)

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,6 +49,11 @@ type CredentialsConfig struct {
 	// Password is fixed; PasswordFile holds it in its only line.
 	Password     string
 	PasswordFile string
+
+	// Allow are the addresses from which others may ask, whatever they show besides;
+	// empty: all. It is no replacement for a certificate or a password: an address is
+	// what the network says it is.
+	Allow []netip.Prefix
 
 	// Host is what others reach this node by. With it a certificate that they
 	// would refuse is warned of. May be empty.
@@ -221,6 +228,9 @@ func (c *Credentials) admit(r *http.Request) *denial {
 		return nil
 	}
 	m := c.current.Load()
+	if !m.cfg.allows(r.RemoteAddr) {
+		return &denial{http.StatusForbidden, "this address is not one from which others may ask"}
+	}
 	if m.cfg.RequireClientCertificates {
 		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 			return &denial{http.StatusForbidden, "a client certificate is required"}
@@ -240,6 +250,19 @@ func (c *Credentials) admit(r *http.Request) *denial {
 		}
 	}
 	return nil
+}
+
+// allows reports whether host:port is an address from which others may ask.
+func (cfg CredentialsConfig) allows(remote string) bool {
+	if len(cfg.Allow) == 0 {
+		return true
+	}
+	at, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return false
+	}
+	address := at.Addr().Unmap().WithZone("")
+	return slices.ContainsFunc(cfg.Allow, func(network netip.Prefix) bool { return network.Contains(address) })
 }
 
 // same compares in a time that tells nothing about the texts, not even whether

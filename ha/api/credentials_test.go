@@ -3,8 +3,10 @@ package api_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/pghad/pghad/ha"
 	"github.com/pghad/pghad/ha/api"
+	"github.com/pghad/pghad/internal/testlog"
 )
 
 func TestMutualTLS(t *testing.T) {
@@ -391,4 +394,37 @@ func TestReplace(t *testing.T) {
 	require.True(t, client.Protected())
 	require.NoError(t, client.Replace(api.CredentialsConfig{}))
 	require.False(t, client.Protected())
+}
+
+// TestAllow: who asks from elsewhere is refused, whatever it shows; the list changes
+// without a restart.
+func TestAllow(t *testing.T) {
+	t.Parallel()
+	for _, allow := range []struct {
+		networks string
+		admitted bool
+	}{
+		{"", true},
+		{"127.0.0.1/32", true},
+		{"10.0.0.0/8 127.0.0.0/24", true},
+		{"10.0.0.0/8 127.0.0.2/32 ::1/128", false},
+	} {
+		cfg := api.CredentialsConfig{Username: "pghad", Password: "one"}
+		for _, network := range strings.Fields(allow.networks) {
+			cfg.Allow = append(cfg.Allow, netip.MustParsePrefix(network))
+		}
+		log := &testlog.Buffer{}
+		server := open(t, api.CredentialsConfig{Username: "pghad", Password: "one"})
+		require.NoError(t, server.Replace(cfg))
+		peer := serve(t, willing, server, slog.New(slog.NewTextHandler(log, nil)))
+		asking := newClient(t, open(t, api.CredentialsConfig{Username: "pghad", Password: "one"}))
+		_, err := asking.AskPromise(within(t, patience), peer, ask())
+		if allow.admitted {
+			require.NoError(t, err, allow.networks)
+			continue
+		}
+		require.ErrorContains(t, err, "403", allow.networks)
+		require.ErrorContains(t, err, "not one from which others may ask")
+		require.Contains(t, log.String(), "from=127.0.0.1:")
+	}
 }

@@ -7,11 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pghad/pghad/internal/testlog"
 	"github.com/pghad/pghad/pg"
 	"github.com/pghad/pghad/pg/pgctl"
 )
@@ -34,24 +34,6 @@ func tattler(t *testing.T, bin string) (dir, told string) {
 	return dir, told
 }
 
-// lockedBuffer is a log that several goroutines write.
-type lockedBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
 // The password is in the passfile and nowhere else: not on a command line or in an
 // environment, not in a log, neither the controller's nor the server's, which here
 // logs every statement, and in no other file.
@@ -59,7 +41,7 @@ func TestPasswordStaysInThePassfile(t *testing.T) {
 	t.Parallel()
 	const password = "tohuwabohu"
 	bin, told := tattler(t, needPostgres(t))
-	var log lockedBuffer
+	var log testlog.Buffer
 	edit := func(cfg *pgctl.Config) {
 		quick(cfg)
 		keeping(cfg)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -29,8 +30,37 @@ func (a API) Addresses(host string) (listen, advertise string) {
 	return listen, net.JoinHostPort(at, port)
 }
 
+// Allowed are the networks of api.allow, which has been checked.
+func (a API) Allowed() []netip.Prefix {
+	var networks []netip.Prefix
+	for _, text := range a.Allow {
+		if network, err := parseNetwork(text); err == nil {
+			networks = append(networks, network)
+		}
+	}
+	return networks
+}
+
+// parseNetwork reads an address or a network.
+func parseNetwork(text string) (netip.Prefix, error) {
+	if address, err := netip.ParseAddr(text); err == nil && address.Zone() == "" {
+		address = address.Unmap()
+		return netip.PrefixFrom(address, address.BitLen()), nil
+	}
+	network, err := netip.ParsePrefix(text)
+	if err != nil || network.Addr().Is4In6() {
+		return netip.Prefix{}, fmt.Errorf("%q is neither an address nor a network; write it like 10.0.0.11 or 10.0.0.0/24", text)
+	}
+	return network, nil
+}
+
 func (l *loader) checkAPI() {
 	a := l.config.API
+	for _, text := range a.Allow {
+		if _, err := parseNetwork(text); err != nil {
+			l.at("api.allow", err.Error())
+		}
+	}
 	l.checkAPIAddresses()
 	switch {
 	case !a.Password.IsZero() && a.Username == "":

@@ -1,6 +1,9 @@
 package config
 
-import "time"
+import (
+	"reflect"
+	"time"
+)
 
 // Config is a checked configuration. The comments in the table of Keys say
 // what each field means.
@@ -106,6 +109,7 @@ type API struct {
 	Username     string
 	Password     Secret
 	PasswordFile string
+	Allow        []string // addresses and networks, see Allowed
 }
 
 // APITLS says how the line between nodes is encrypted, in both directions.
@@ -117,7 +121,7 @@ type APITLS struct {
 }
 
 // IsZero reports whether nothing is configured.
-func (a API) IsZero() bool { return a == API{} }
+func (a API) IsZero() bool { return reflect.ValueOf(a).IsZero() }
 
 // Protected reports whether anything is demanded of whoever asks.
 func (a API) Protected() bool { return a.Username != "" || a.TLS.ClientCertificates }

@@ -291,7 +291,7 @@ func TestEveryKeyIsStoredAlone(t *testing.T) {
 		"timing.ttl": "11s", "timing.renew": "2s", "timing.margin": "1s", "timing.observe": "2s", "timing.request": "1s",
 		"postgres.replication.password": "s3cret", "api.listen": "127.0.0.1:7", "api.advertise": "zz:7",
 		"guard.use": "always", "on_exit": "stop", "mode": "async", "bootstrap_from": "existing",
-		"postgres.rejoin.then": "hold", "postgres.clone_command": "/copy,{dir}",
+		"postgres.rejoin.then": "hold", "postgres.clone_command": "/copy,{dir}", "api.allow": "10.0.0.0/8",
 	}
 	// Restricted values, and those on which other fields depend, have tests of their own.
 	skip := regexp.MustCompile(`^(backup\..*|dcs\.(type|chroot|acl|username|password|password_file)|dcs\.(tls|embedded)\..*|postgres\.replication\.password_file|postgres\.(data|state)_dir|api\.(username|password|password_file)|api\.tls\..*)$`)

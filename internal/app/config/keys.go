@@ -350,6 +350,10 @@ func apiKeys() []Key {
 			Doc: "admit only who shows a certificate that is signed by api.tls.ca_file",
 		},
 		{
+			Name: "api.allow", Live: true, Note: "all", field: func(c *Config) any { return &c.API.Allow },
+			Doc: "addresses and networks from which others may ask, like 10.0.0.11 or 10.0.0.0/24, those of all nodes among them; others are refused whatever they show",
+		},
+		{
 			Name: "api.username", Live: true, field: func(c *Config) any { return &c.API.Username },
 			Doc: "user that whoever asks must name, the same on all nodes",
 		},

@@ -120,6 +120,7 @@ func TestProblems(t *testing.T) {
 		},
 		{"API port of another range", minimal, []string{"PGHAD_API_LISTEN=127.0.0.1:70000"}, `PGHAD_API_LISTEN: api.listen: "127.0.0.1:70000" has no port; write it like 10.0.0.11:8008`},
 		{"API as a URL", minimal, []string{"PGHAD_API_LISTEN=http://127.0.0.1:8008"}, `PGHAD_API_LISTEN: api.listen: "http://127.0.0.1:8008" is not host:port; write it like 10.0.0.11:8008, or like 0.0.0.0:8008 for all addresses of this machine`},
+		{"API from no network", minimal, []string{"PGHAD_API_ALLOW=10.0.0.0/8,10.0.0"}, `PGHAD_API_ALLOW: api.allow: "10.0.0" is neither an address nor a network; write it like 10.0.0.11 or 10.0.0.0/24`},
 		{"API at PostgreSQL's port", minimal, []string{"PGHAD_API_LISTEN=127.0.0.1:5432"}, "PGHAD_API_LISTEN: api.listen: 5432 is PostgreSQL's port (postgres.port); write another one"},
 		{"API reached nowhere", minimal, []string{"PGHAD_API_ADVERTISE=0.0.0.0:8008"}, `PGHAD_API_ADVERTISE: api.advertise: "0.0.0.0" is no address that other nodes could reach; write this node's own`},
 		{"API reached at no port", minimal, []string{"PGHAD_API_ADVERTISE=db1:0"}, `PGHAD_API_ADVERTISE: api.advertise: "db1:0" has no port that others could reach; write it like 10.0.0.11:8008`},

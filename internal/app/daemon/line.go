@@ -91,7 +91,7 @@ func credentialsConfig(cfg *config.Config, host string, logger *slog.Logger) api
 		CertFile: a.TLS.CertFile, KeyFile: a.TLS.KeyFile, CAFile: a.TLS.CAFile,
 		RequireClientCertificates: a.TLS.ClientCertificates,
 		Username:                  a.Username, PasswordFile: a.PasswordFile,
-		Host: host, Logger: logger,
+		Host: host, Allow: a.Allowed(), Logger: logger,
 	}
 	if a.PasswordFile == "" {
 		credentials.Password = a.Password.Reveal()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -342,7 +343,7 @@ func (l *line) replace(cfg, before *config.Config, refresh bool) error {
 	var err error
 	switch {
 	case l == nil:
-	case cfg.API != before.API:
+	case !reflect.DeepEqual(cfg.API, before.API):
 		err = l.credentials.Replace(credentialsConfig(cfg, l.host, l.logger))
 	case refresh:
 		err = l.credentials.Refresh()

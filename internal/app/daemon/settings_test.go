@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,6 +19,7 @@ import (
 	"github.com/pghad/pghad/ha/quorum"
 	"github.com/pghad/pghad/ha/record"
 	"github.com/pghad/pghad/internal/app/config"
+	"github.com/pghad/pghad/internal/testlog"
 	"github.com/pghad/pghad/pg"
 	"github.com/pghad/pghad/pg/pgctl"
 )
@@ -76,31 +76,14 @@ type played struct {
 	hangups chan struct{}
 	dir     string
 	env     []string
-	log     *safeBuffer
-}
-
-type safeBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
+	log     *testlog.Buffer
 }
 
 // play starts by the configuration that env makes, with the record that the store has.
 func play(t *testing.T, store dcs.Store, dir string, env ...string) *played {
 	t.Helper()
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "data.pghad"), 0o700))
-	p := &played{recorder: &recorder{}, told: make(chan ha.Settings, 100), hangups: make(chan struct{}), dir: dir, env: env, log: &safeBuffer{}}
+	p := &played{recorder: &recorder{}, told: make(chan ha.Settings, 100), hangups: make(chan struct{}), dir: dir, env: env, log: &testlog.Buffer{}}
 	logger := slog.New(slog.NewTextHandler(p.log, nil))
 	start := newStart(t.Context(), load(t, dir, env...), store, logger)
 	p.settings = newSettings(logger, start)
