@@ -250,7 +250,7 @@ func TestShutdownRecordIsNotOne(t *testing.T) {
 		"zeros":            {func(r []byte) { clear(r) }, "cannot have 0 bytes"},
 		"damaged":          {func(r []byte) { r[60]++ }, "checksum"},
 		"an online one":    {func(r []byte) { r[recordInfoAt] = 0x10; resum(r) }, "not that of a shutdown checkpoint"},
-		"of another kind":  {func(r []byte) { r[recordInfoAt+1] = 1; resum(r) }, "not that of a shutdown checkpoint"},
+		"of another kind":  {func(r []byte) { r[recordInfoAt+1] = 1; resum(r) }, "not that of a checkpoint"},
 		"of a timeline":    {func(r []byte) { r[recordHeaderSize+10]++; resum(r) }, "not that of a shutdown checkpoint"},
 		"with redo before": {func(r []byte) { r[recordHeaderSize+2]--; resum(r) }, "not that of a shutdown checkpoint"},
 	} {
