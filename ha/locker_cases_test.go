@@ -325,7 +325,7 @@ func lockKeyDeletedNobodyKnows(b *lockBench) {
 	held := b.acquire(a, "a")
 	b.deleteKey(b.key)
 	for _, l := range []*ha.Locker{a, other} {
-		b.refused(l)
+		_ = b.refused(l)
 	}
 	require.Equal(t, b.key+ha.TwinSuffix, b.refused(other).Holder.Key)
 	holder, err := other.Holder(b.ctx, b.key)
@@ -373,7 +373,7 @@ func lockTwinDeleted(b *lockBench) {
 	b.renewed(lease, 2)
 	b.shows(lease)
 	b.deleteKey(b.key)
-	b.refused(other)
+	_ = b.refused(other)
 	require.ErrorIs(t, b.ended(lease), ha.ErrFenced)
 	require.NoError(t, lease.Release(b.ctx))
 	b.gone(b.key + ha.TwinSuffix)

@@ -26,7 +26,7 @@ func FuzzRecords(f *testing.F) {
 	f.Fuzz(func(t *testing.T, k1, v1, k2, v2, k3, v3, k4, v4 string) {
 		var kvs []dcs.KV
 		for i, pair := range [][2]string{{k1, v1}, {k2, v2}, {k3, v3}, {k4, v4}} {
-			n := dcs.Revision(i + 1) //nolint:gosec // small
+			n := dcs.Revision(i + 1)
 			kvs = append(kvs, dcs.KV{Key: keys.Prefix() + pair[0], Value: []byte(pair[1]), Created: n, Revision: n, Session: "s"})
 		}
 		keys.News(kvs)
