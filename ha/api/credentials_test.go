@@ -410,7 +410,7 @@ func TestAllow(t *testing.T) {
 		{"10.0.0.0/8 127.0.0.2/32 ::1/128", false},
 	} {
 		cfg := api.CredentialsConfig{Username: "pghad", Password: "one"}
-		for _, network := range strings.FieldsSeq(allow.networks) {
+		for network := range strings.FieldsSeq(allow.networks) {
 			cfg.Allow = append(cfg.Allow, netip.MustParsePrefix(network))
 		}
 		log := &testlog.Buffer{}
