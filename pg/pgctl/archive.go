@@ -45,16 +45,36 @@ const archiveOpen = "open"
 // or the second, since 1970, until which it holds.
 func (c *Controller) archivePermit() string { return c.statePath("archive.permit") }
 
-// archiveSettings are the settings by which the server archives with permission.
+// archiveSettings are the settings by which the server archives with permission, or
+// not at all: a command of the user's own would run without permission, also on a
+// primary that has lost its right.
 func (c *Controller) archiveSettings() []setting {
-	if c.cfg.Archive.Command == "" {
-		return nil
+	lines := []setting{{"archive_mode", "off"}, {"archive_command", ""}}
+	if c.cfg.Archive.Command != "" {
+		lines = []setting{{"archive_mode", "on"}, {"archive_command", c.archiveCommand()}}
 	}
-	lines := []setting{{"archive_mode", "on"}, {"archive_command", c.archiveCommand()}}
 	if c.cfg.version >= 150000 {
 		lines = append(lines, setting{"archive_library", ""})
 	}
 	return lines
+}
+
+// sayIneffective warns, once, of a command in the user's file that archives nothing.
+func (c *Controller) sayIneffective(user string) {
+	found := ""
+	for line := range strings.Lines(user) {
+		if name, value := splitSetting(line); value != "" && (name == "archive_command" || name == "archive_library") {
+			found = name
+		}
+	}
+	c.mu.Lock()
+	said := c.archiver == found
+	c.archiver = found
+	c.mu.Unlock()
+	if found != "" && !said {
+		c.log.Warn("a setting of the user's file archives nothing, since it would on a primary too that has lost its right: only Archive does",
+			"name", found, "path", c.dataPath(mainFile))
+	}
 }
 
 // archiveCommand is the user's command behind the question for the permission. In

@@ -35,6 +35,7 @@ func (c *Controller) writeConfiguration(s settings) error {
 	if err != nil {
 		return err
 	}
+	c.sayIneffective(user)
 	if err := c.stripAuto(); err != nil {
 		return err
 	}

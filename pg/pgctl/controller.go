@@ -56,6 +56,7 @@ type Controller struct {
 	silence    silence     // of the server
 	unwatch    *postmaster // a server that does not admit MonitorUser
 	hung       hungCheck   // the last self-check, if it was given up
+	archiver   string      // the archive_command or archive_library of the user's file that was warned of
 	overridden string      // the managed settings that Status last found overridden
 	archived   time.Time   // until when the guard lets the server archive; zero without a guard
 

@@ -82,7 +82,8 @@
 //
 // # Archive
 //
-// Config.Archive is the only way to archive WAL. The command runs behind a permission,
+// Config.Archive is the only way to archive WAL: an archive_command in the user's
+// file has no effect, and that is logged. The command runs behind a permission,
 // a file in the state directory that exists while the server is a primary whose gate
 // is open and that nobody has told to stop; under a guard it ends with the deadline.
 // Without permission the archiver ends, so that it holds up no shutdown, and

@@ -13,9 +13,7 @@ import (
 func (c *Controller) overriddenQuery() string {
 	var names []string
 	for _, name := range fixedParameters {
-		if c.cfg.Archive.Command != "" || !strings.HasPrefix(name, "archive_") {
-			names = append(names, "'"+name+"'")
-		}
+		names = append(names, "'"+name+"'")
 	}
 	return `json_agg(name ORDER BY name) FILTER (WHERE sourcefile NOT LIKE '%/` + managedFile + `' AND context NOT IN ('postmaster', 'internal')
    AND (name IN (` + strings.Join(names, ", ") + `) OR name IN ('fsync', 'full_page_writes') AND setting <> 'on'))`

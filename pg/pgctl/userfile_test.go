@@ -1,6 +1,7 @@
 package pgctl_test
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pghad/pghad/internal/testlog"
 	"github.com/pghad/pghad/pg"
 	"github.com/pghad/pghad/pg/pgctl"
 )
@@ -24,22 +26,29 @@ func (n *node) append(name, lines string) {
 // what is managed wins.
 func TestUserFileIsKept(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, "a", quick, func(cfg *pgctl.Config) { cfg.Parameters["work_mem"] = "6MB" })
+	told := &testlog.Buffer{}
+	n := newNode(t, "a", quick, func(cfg *pgctl.Config) {
+		cfg.Parameters["work_mem"] = "6MB"
+		cfg.Logger = slog.New(slog.NewTextHandler(told, nil))
+	})
 	require.NoError(t, n.Init(n.ctx()))
 	written := n.read("postgresql.conf")
 	require.True(t, strings.HasSuffix(written, lastLineOfUser))
 	require.Contains(t, written, "#work_mem = 4MB", "it is initdb's")
 	n.append("postgresql.conf", "work_mem = 5MB\nmaintenance_work_mem = 77MB\nport = 1\nfsync = off\nrecovery_target_name = 'x'\n"+
+		"archive_mode = on\narchive_command = 'cp %p /nowhere'\n"+
 		"max_wal_senders = 17 # enough\nwal_keep_size = '64MB'\nmax_replication_slots = 1\nwal_level = logical")
 	require.NoError(t, n.StartStandby(n.ctx(), pg.Upstream{}))
 	for name, want := range map[string]string{
 		"maintenance_work_mem": "77MB", "work_mem": "6MB", "fsync": "on", "data_checksums": "on", "wal_level": "logical",
 		"max_wal_senders": "17", "wal_keep_size": "64MB", "max_replication_slots": "16", "recovery_target_name": "",
+		"archive_mode": "off", "archive_command": "(disabled)",
 	} {
 		require.Equal(t, want, n.sql("SHOW "+name), name)
 	}
 	require.Equal(t, "0", n.sql("SELECT count(*) FROM pg_file_settings WHERE error IS NOT NULL"))
 	require.Empty(t, n.status().Overridden)
+	require.Equal(t, 1, strings.Count(told.String(), "name=archive_command"), "it is said once that it has no effect")
 	written = n.read("postgresql.conf")
 	require.True(t, strings.HasSuffix(written, "wal_level = logical\n"+lastLineOfUser))
 	require.Equal(t, 1, strings.Count(written, "pghad.conf"))
