@@ -57,6 +57,9 @@ func (c *Controller) promote(ctx context.Context, warrant pg.Warrant, next pg.Ti
 	if next <= held.Timeline {
 		return pg.Promotion{}, fmt.Errorf("it holds WAL of timeline %d: the next one must be above", held.Timeline)
 	}
+	if err := c.forgetFuture(ctx, held, next); err != nil {
+		return pg.Promotion{}, err
+	}
 	if err := c.forbidArchiving(); err != nil {
 		return pg.Promotion{}, err
 	}
@@ -85,6 +88,50 @@ func (c *Controller) promote(ctx context.Context, warrant pg.Warrant, next pg.Ti
 		return pg.Promotion{}, errors.Join(err, c.unreserve(ctx, reserved))
 	}
 	return c.carryOut(ctx, next)
+}
+
+// forgetFuture keeps a promotion from beginning on a timeline that this server has
+// heard of and never reached. A standby fetches the history of its upstream before
+// WAL, and is set on that timeline from then on: its promotion would name that as the
+// parent, with switch points that go down. Whoever then asks for the timeline that the
+// server really comes from is sent WAL up to the switch that this server has not seen:
+// bytes that are not there, which are flushed and acknowledged. So such histories are
+// removed, and the server is restarted, fenced as it was, before it is promoted.
+func (c *Controller) forgetFuture(ctx context.Context, held pg.Position, next pg.Timeline) error {
+	var future []string
+	for timeline := held.Timeline + 1; timeline < next; timeline++ {
+		path := c.dataPath("pg_wal", historyName(timeline))
+		text, err := readIfExists(path)
+		if err != nil {
+			return err
+		}
+		if text != "" && !isPlaceholder(text) {
+			future = append(future, path)
+		}
+	}
+	if len(future) == 0 {
+		return nil
+	}
+	c.log.Info("the server is restarted without the history of timelines that it has not reached", "holds", held.String(), "files", len(future))
+	if err := c.stop(ctx, pg.StopFast); err != nil {
+		return err
+	}
+	for _, path := range future {
+		if err := c.cfg.Effects.run("remove history", func() error { return removeIfExists(path) }); err != nil {
+			return fmt.Errorf("remove a history file: %w", err)
+		}
+	}
+	if err := syncDir(c.dataPath("pg_wal")); err != nil {
+		return err
+	}
+	if err := c.startStandby(ctx, pg.Upstream{}); err != nil {
+		return err
+	}
+	now, err := c.position(ctx)
+	if err == nil && now != held {
+		err = fmt.Errorf("after a restart it holds %s, and %s before", now, held)
+	}
+	return err
 }
 
 // reserve makes PostgreSQL choose next: it takes the number after the highest

@@ -163,3 +163,43 @@ func TestPromoteRefusesAUsedNumber(t *testing.T) {
 	_, err = a.Promote(a.ctx(), warrant{}, 2)
 	require.NoError(t, err)
 }
+
+// A standby fetches the history of its upstream before it asks for WAL. One that was
+// cut off in between has never reached that timeline, and must not begin there: the
+// switch points of the new history would go down, and whoever asks for the timeline
+// between would be sent WAL that is not there.
+func TestPromoteBeginsWhereTheServerIs(t *testing.T) {
+	t.Parallel()
+	a := newPrimary(t, "a")
+	b := newStandby(t, "b", a)
+	c := newStandby(t, "c", a)
+	require.NoError(t, c.Fence(c.ctx()))
+	a.sql("CREATE TABLE more AS SELECT generate_series(1, 1000) AS n")
+	b.awaitStreaming(a)
+	require.NoError(t, a.Stop(a.ctx(), pg.StopFast))
+	require.NoError(t, b.Fence(b.ctx()))
+	_, err := b.Promote(b.ctx(), warrant{}, 2)
+	require.NoError(t, err)
+
+	require.NoError(t, c.Stop(c.ctx(), pg.StopFast))
+	c.place(c.walFile("00000002.history"), b.read("pg_wal/00000002.history"))
+	require.NoError(t, c.StartStandby(c.ctx(), pg.Upstream{}))
+	require.NoError(t, c.Fence(c.ctx()))
+	held, err := c.Position(c.ctx())
+	require.NoError(t, err)
+	require.Equal(t, pg.Timeline(1), held.Timeline)
+	promotion, err := c.Promote(c.ctx(), warrant{}, 4)
+	require.NoError(t, err)
+	require.LessOrEqual(t, promotion.SwitchAt, held.LSN)
+	history, err := pg.ParseHistory(c.read("pg_wal/00000004.history"))
+	require.NoError(t, err)
+	require.Len(t, history, 1, "%s", history)
+	require.Equal(t, pg.Timeline(1), history[0].Timeline)
+	require.Contains(t, c.read("pg_wal/00000002.history"), "reserved", "the number is taken all the same")
+
+	require.NoError(t, a.StartStandby(a.ctx(), pg.Upstream{}))
+	require.NoError(t, b.Stop(b.ctx(), pg.StopFast))
+	d := newStandby(t, "d", c)
+	d.awaitStreaming(c)
+	require.Equal(t, pg.Timeline(4), d.status().Timeline)
+}

@@ -48,6 +48,9 @@ func (k *Controller) promote(ctx context.Context, warrant pg.Warrant, next pg.Ti
 	if next <= held.Timeline {
 		return pg.Promotion{}, fmt.Errorf("it holds WAL of timeline %d: the next one must be above", held.Timeline)
 	}
+	if err := k.forgetFuture(ctx, held, next); err != nil {
+		return pg.Promotion{}, err
+	}
 	if err := k.configure(ctx, "promote/close-gate", func(s *settings) { s.GateOpen = false }); err != nil {
 		return pg.Promotion{}, err
 	}
@@ -55,6 +58,46 @@ func (k *Controller) promote(ctx context.Context, warrant pg.Warrant, next pg.Ti
 		return pg.Promotion{}, err
 	}
 	return k.signalPromotion(ctx, warrant, held, next)
+}
+
+// forgetFuture restarts a server that may be set on a timeline which it has heard of
+// and never reached: its promotion would begin there.
+func (k *Controller) forgetFuture(ctx context.Context, held pg.Position, next pg.Timeline) error {
+	d := &k.s.disk
+	if len(d.future(held, next)) == 0 {
+		return nil
+	}
+	if err := k.stop(ctx, pg.StopFast); err != nil {
+		return err
+	}
+	err := k.effect(ctx, "promote/forget", func() error {
+		for _, t := range d.future(held, next) {
+			delete(d.histories, t)
+		}
+		return nil
+	})
+	if err == nil {
+		err = k.startStandby(ctx, pg.Upstream{})
+	}
+	if err != nil {
+		return err
+	}
+	now, err := k.position(ctx)
+	if err == nil && now != held {
+		err = fmt.Errorf("after a restart it holds %s, and %s before", now, held)
+	}
+	return err
+}
+
+// future are the timelines between that there is a real history of.
+func (d *disk) future(held pg.Position, next pg.Timeline) []pg.Timeline {
+	var timelines []pg.Timeline
+	for t := held.Timeline + 1; t < next; t++ {
+		if d.hasHistory(t) && !isPlaceholder(d.histories[t]) {
+			timelines = append(timelines, t)
+		}
+	}
+	return timelines
 }
 
 // endClients ends the sessions of clients.
