@@ -177,10 +177,14 @@ func (n *Node) stepDown(ctx context.Context, v look, cause error) error {
 }
 
 // takeUp gives this node, whose server runs as the recorded primary, its term
-// back, or a new one. A server that could not be given one is stopped at once.
+// back, or a new one. A server that could not be given one is stopped at once, but
+// not in maintenance, on which it rests: there the next look decides again.
 func (n *Node) takeUp(ctx context.Context, v look) error {
 	office, err := n.warrantAnew(ctx, v)
-	if err != nil {
+	switch {
+	case err != nil && n.memory.State().Maintenance:
+		return err
+	case err != nil:
 		return errors.Join(err, n.stop(ctx, pg.StopImmediate))
 	}
 	n.enterOffice(ctx, office)

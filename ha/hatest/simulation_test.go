@@ -27,7 +27,7 @@ var (
 	trace = flag.Bool("trace", false, "print the hash of each seed's trace")
 	save  = flag.String("save", "", "directory in which failures are saved: plan, shrunk plan and transcript")
 	marks = flag.Bool("marks", false, "print how often each crash point was passed and each situation was visited")
-	sweep = flag.Bool("sweep", false, "TestCrashPoints and TestPairsOfCrashPoints: everything, not a sample")
+	sweep = flag.Bool("sweep", false, "TestCrashPoints, TestPairsOfCrashPoints and TestPlans: everything, not a sample")
 	plan  = flag.String("plan", "", "TestPlan: run this plan, or seed:N, once and print its transcript")
 )
 
@@ -207,12 +207,12 @@ func TestPlan(t *testing.T) {
 }
 
 // TestPlans replays everything that was ever found, and what the documents
-// tell.
+// tell; every third one twice, or all with -sweep: it must be the same run.
 func TestPlans(t *testing.T) {
 	files, err := filepath.Glob("testdata/plans/*.plan")
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
-	for _, file := range files {
+	for n, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".plan"), func(t *testing.T) {
 			text, err := os.ReadFile(file)
 			require.NoError(t, err)
@@ -224,7 +224,9 @@ func TestPlans(t *testing.T) {
 			r := simulate(t, p)
 			require.Nil(t, r.Violation, "%s", r.Violation)
 			require.Empty(t, r.Excuse)
-			require.Equal(t, r.Trace, simulate(t, p).Trace)
+			if n%3 == 0 || *sweep {
+				require.Equal(t, r.Trace, simulate(t, p).Trace)
+			}
 		})
 	}
 }
