@@ -35,11 +35,19 @@ type flow struct {
 
 func newLink(t *testing.T, target int) *link {
 	t.Helper()
-	l := &link{port: freePort(t), target: target, open: map[net.Conn]bool{}}
+	l := &link{target: target, open: map[net.Conn]bool{}}
 	l.change = sync.NewCond(&l.mu)
-	var err error
-	l.listener, err = net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(l.port))
-	require.NoError(t, err)
+	// For a moment a program that is being started still has the socket by which a
+	// port was found to be free.
+	for try := 1; l.listener == nil; try++ {
+		l.port = freePort(t)
+		listener, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(l.port))
+		if err == nil {
+			l.listener = listener
+		} else {
+			require.Less(t, try, 10, "%v", err)
+		}
+	}
 	l.tasks.Go(func() {
 		for {
 			conn, err := l.listener.Accept()
