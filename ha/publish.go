@@ -21,28 +21,26 @@ import (
 // write only what has changed, and not more often than once per Observe; and not more
 // often than it renews its lease if positions have moved a little, as they do on a
 // server that nobody uses.
-type published struct {
-	member     []byte
-	memberAt   time.Time
-	memberLSN  pg.LSN
-	memberRest []byte // all but the positions
-	leader     []byte
-	leaderAt   time.Time
-	leaderLSN  pg.LSN
-	leaderRest []byte // all but the positions
+type published struct{ member, leader publication }
+
+// publication is what was written, or would be.
+type publication struct {
+	body []byte
+	rest []byte // all but the positions
+	lsn  pg.LSN
+	at   time.Time // when it was written
 }
 
 // aLittle is how far positions move without being news.
 const aLittle = 64 << 10
 
-// due reports whether something is to be written that was last written at a time:
-// little says that nothing has changed but positions.
-func (n *Node) due(last time.Time, little bool, before, now pg.LSN) bool {
+// due reports whether it is time to write next in place of last.
+func (n *Node) due(last, next publication) bool {
 	every := n.cfg.Timing.Observe
-	if little && max(before, now)-min(before, now) < aLittle {
+	if bytes.Equal(last.rest, next.rest) && max(last.lsn, next.lsn)-min(last.lsn, next.lsn) < aLittle {
 		every = max(every, n.cfg.Timing.RenewEvery)
 	}
-	return n.cfg.Clock.Now().Sub(last) >= every
+	return n.cfg.Clock.Now().Sub(last.at) >= every
 }
 
 // keepAlive holds alive/<host> while the server lives, and publishes
@@ -114,11 +112,10 @@ func (n *Node) release(ctx context.Context, lease *Lease) {
 
 // memberNews is what the node would write of itself.
 type memberNews struct {
-	member     record.Member
-	body, rest []byte
-	position   pg.LSN
-	urgent     bool // others wait for it
-	due        bool
+	publication
+	member record.Member
+	urgent bool // others wait for it
+	due    bool
 }
 
 // ownNews looks whether the record of this node has to be written.
@@ -139,26 +136,20 @@ func (n *Node) ownNews(v look) memberNews {
 	if local.Floor != (pg.Position{}) {
 		member.Floor = &local.Floor
 	}
-	news := memberNews{
-		member: member, body: record.Encode(member), rest: record.Encode(member.Standing()),
-		position: max(held.LSN, v.server.Received, v.server.Replayed),
-	}
+	news := memberNews{member: member, publication: publication{
+		body: record.Encode(member), rest: record.Encode(member.Standing()),
+		lsn: max(held.LSN, v.server.Received, v.server.Replayed),
+	}}
 	before, there := v.records.Member(n.cfg.Name)
-	if there && bytes.Equal(news.body, n.published.member) {
+	if there && bytes.Equal(news.body, n.published.member.body) {
 		return news
 	}
 	// What others wait for is published at once, positions in their time. A
 	// record that is not there has gone with an earlier session.
 	news.urgent = !there || before.Role != member.Role || before.State != member.State || before.Rejoin != member.Rejoin ||
 		before.Incarnation != member.Incarnation || before.Maintenance != member.Maintenance || before.Pledge != member.Pledge
-	little := bytes.Equal(news.rest, n.published.memberRest)
-	news.due = news.urgent || n.due(n.published.memberAt, little, n.published.memberLSN, news.position)
+	news.due = news.urgent || n.due(n.published.member, news.publication)
 	return news
-}
-
-// written notes that news were written.
-func (p *published) written(news memberNews, at time.Time) {
-	p.member, p.memberRest, p.memberLSN, p.memberAt = news.body, news.rest, news.position, at
 }
 
 // writeMember adds the writing of members/<host> to a transaction.
@@ -185,7 +176,7 @@ func (n *Node) writeMember(ctx context.Context, v look, news memberNews, txn *dc
 func (n *Node) publishMember(ctx context.Context, v look) error {
 	news := n.ownNews(v)
 	serves := n.office != nil && v.primary() && v.server.GateOpen
-	if !news.due || serves && !news.urgent && n.cfg.Clock.Since(n.published.memberAt) < 2*n.cfg.Timing.RenewEvery {
+	if !news.due || serves && !news.urgent && n.cfg.Clock.Since(n.published.member.at) < 2*n.cfg.Timing.RenewEvery {
 		return nil
 	}
 	asked, cancel := n.request(ctx, "publishing members/"+n.cfg.Name)
@@ -197,7 +188,8 @@ func (n *Node) publishMember(ctx context.Context, v look) error {
 	if _, err := n.cfg.Store.Commit(asked, txn); err != nil {
 		return fmt.Errorf("commit members/%s: %w", n.cfg.Name, err)
 	}
-	n.published.written(news, n.cfg.Clock.Now())
+	n.published.member = news.publication
+	n.published.member.at = n.cfg.Clock.Now()
 	return nil
 }
 
@@ -237,15 +229,17 @@ func (n *Node) publishAsLeader(ctx context.Context, v look) error {
 			status.Spared[host] = question.nonce
 		}
 	}
-	body := append(record.Encode(status), record.Encode(v.server.Senders)...)
+	next := publication{
+		body: append(record.Encode(status), record.Encode(v.server.Senders)...),
+		rest: append(record.Encode(status.Standing()), record.Encode(record.ReplicsInfo{Senders: v.server.Senders}.Standing())...),
+		lsn:  v.server.Flushed, at: now,
+	}
 	answered := false
 	for host, nonce := range status.Spared {
 		answered = answered || v.records.Status.Value.Spared[host] != nonce
 	}
-	rest := append(record.Encode(status.Standing()), record.Encode(record.ReplicsInfo{Senders: v.server.Senders}.Standing())...)
-	little := bytes.Equal(rest, n.published.leaderRest)
 	own := n.ownNews(v)
-	due := !bytes.Equal(body, n.published.leader) && (answered || n.due(n.published.leaderAt, little, n.published.leaderLSN, v.server.Flushed))
+	due := !bytes.Equal(next.body, n.published.leader.body) && (answered || n.due(n.published.leader, next))
 	if !due && !own.due {
 		return nil
 	}
@@ -274,9 +268,10 @@ func (n *Node) publishAsLeader(ctx context.Context, v look) error {
 		return err
 	}
 	if own.due {
-		n.published.written(own, now)
+		n.published.member = own.publication
+		n.published.member.at = now
 	}
-	n.published.leader, n.published.leaderAt, n.published.leaderLSN, n.published.leaderRest = body, now, v.server.Flushed, rest
+	n.published.leader = next
 	return nil
 }
 

@@ -62,11 +62,10 @@ func (s *servers) controller(a *agent, name string) *controller {
 	return &controller{Controller: c, agent: a}
 }
 
-// controller is that of the model, except for two things. Status can hang. And a
-// Stop ends whatever
-// else is under way at once. When several goroutines of an agent do something
-// because of one event (a lease that ends), which of them comes first must not
-// matter, hence it waits at the bus until the others have come to rest.
+// controller is that of the model, except for two things: Status can hang, and a
+// Stop ends whatever else is under way at once. When several goroutines of an agent
+// do something because of one event (a lease that ends), which of them comes first
+// must not matter, hence it waits at the bus until the others have come to rest.
 type controller struct {
 	*pgtest.Controller
 	agent *agent

@@ -389,6 +389,11 @@ func (n *clusterNode) kill(ctx context.Context) error {
 // orphans here: of this process if it runs an internal/reaper, else of process 1;
 // and it stays so when an agent that was started anew has taken it over.
 func (c *Cluster) KillAgent(name string) error {
+	return c.onAgent(name, func(n *clusterNode) error { return n.process.kill() })
+}
+
+// onAgent does something to the agent of a node, which must run.
+func (c *Cluster) onAgent(name string, do func(*clusterNode) error) error {
 	node, err := c.node(name)
 	if err != nil {
 		return err
@@ -398,7 +403,7 @@ func (c *Cluster) KillAgent(name string) error {
 	if !node.runs() {
 		return fmt.Errorf("the agent of node %s does not run", name)
 	}
-	return node.process.kill()
+	return do(node)
 }
 
 // FreezeAgent stops the agent of a node as SIGSTOP does, and nothing else.
@@ -408,16 +413,7 @@ func (c *Cluster) FreezeAgent(name string) error { return c.signalAgent(name, sy
 func (c *Cluster) ThawAgent(name string) error { return c.signalAgent(name, syscall.SIGCONT) }
 
 func (c *Cluster) signalAgent(name string, sig syscall.Signal) error {
-	node, err := c.node(name)
-	if err != nil {
-		return err
-	}
-	node.mu.Lock()
-	defer node.mu.Unlock()
-	if !node.runs() {
-		return fmt.Errorf("the agent of node %s does not run", name)
-	}
-	return node.process.signal(sig)
+	return c.onAgent(name, func(n *clusterNode) error { return n.process.signal(sig) })
 }
 
 // FreezeNode stops every process of a node: its agent, its guard and its PostgreSQL.

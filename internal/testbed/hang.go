@@ -22,19 +22,12 @@ func (n *clusterNode) fifo() string { return filepath.Join(n.dir, "hang") }
 // The agent finds a fifo in place of the server's postmaster.pid, which is back when
 // HangAgent returns.
 func (c *Cluster) HangAgent(ctx context.Context, name string) error {
-	node, err := c.node(name)
-	if err != nil {
-		return err
-	}
-	node.mu.Lock()
-	defer node.mu.Unlock()
-	if !node.runs() {
-		return fmt.Errorf("the agent of node %s does not run", name)
-	}
-	if err := node.hang(ctx); err != nil {
-		return fmt.Errorf("let the agent of node %s hang: %w", name, err)
-	}
-	return nil
+	return c.onAgent(name, func(n *clusterNode) error {
+		if err := n.hang(ctx); err != nil {
+			return fmt.Errorf("let the agent of node %s hang: %w", name, err)
+		}
+		return nil
+	})
 }
 
 // hang needs the lock.
